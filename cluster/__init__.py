@@ -1,0 +1,1 @@
+"""Where things run: the command line and the launchers."""

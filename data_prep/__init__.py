@@ -1,0 +1,1 @@
+"""Raw public files to training shards, with Ray."""

@@ -1,0 +1,171 @@
+"""What flows through a step: a `Batch` before the encoders, `Features` after them, `Losses` at the end. Nothing is padded.
+
+A modality's rows for the whole batch lie end to end, `offsets[B + 1]` says where each protein's begin and end, and an
+absent modality is a segment of length zero. Before the encoders modalities differ, so `Batch` has a field for each;
+after them all are `Tokens`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from pretrain.sample import Modality
+
+
+def lengths_of(offsets: Tensor) -> Tensor:
+    """int64 [B]: rows per protein."""
+    return offsets[1:] - offsets[:-1]
+
+
+def offsets_of(lengths: Tensor) -> Tensor:
+    """int64 [B + 1]: 0 and the running sum of `lengths` [B]."""
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+
+
+def owners_of(offsets: Tensor) -> Tensor:
+    """int64 [N]: which protein of the batch each row belongs to."""
+    return torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), lengths_of(offsets))
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """letters: uint8 [N], ASCII one-letter codes. offsets: int64 [B + 1]. Positions are 0..length−1 of each protein."""
+
+    letters: Tensor
+    offsets: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Structures:
+    """One drawn structure per protein that has any.
+
+    coordinates: float32 [N, 4, 3] in Å, atoms as `pretrain.sample.BACKBONE`, 0 where `mask` [N, 4] bool is False.
+    letters: uint8 [N], the chain's own residues. positions: int64 [N], 0-based residue in the full sequence.
+    confidence: float32 [N], pLDDT 0–100; 100 for experiments. offsets: int64 [B + 1].
+    """
+
+    coordinates: Tensor
+    mask: Tensor
+    letters: Tensor
+    positions: Tensor
+    confidence: Tensor
+    offsets: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """ids: int64 [N], the text encoder's word pieces without BOS/EOS, of one drawn text per protein. offsets: int64 [B + 1]."""
+
+    ids: Tensor
+    offsets: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """pixels: float32 [I, 4, H, W] in 0..1, planes as `pretrain.sample.CHANNELS`, 0 where `present` [I, 4] bool is False.
+
+    offsets: int64 [B + 1], counting images (a protein may have several).
+    """
+
+    pixels: Tensor
+    present: Tensor
+    offsets: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A micro-batch of B proteins, B ≥ 0.
+
+    slots: int64 [B], each protein's place in its step; with `seed` and `step` it keys every random draw, so a draw is the
+        same on whatever rank and micro-batch the protein lands.
+    window: int64 [B, 2], the residues [start, stop) that fusion sees; cropping follows encoding.
+    lengths: modality → int64 [B], tokens that fusion sees after encoding and cropping (0 where absent). Known before
+        anything is encoded, so a step's loss denominators are too.
+    """
+
+    keys: tuple[str, ...]
+    seed: int
+    step: int
+    slots: Tensor
+    window: Tensor
+    lengths: Mapping[Modality, Tensor]
+    sequence: Sequences
+    structure: Structures
+    function: Texts
+    image: Images
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return _to(self, device)
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """values: [N, D]. offsets: int64 [B + 1]. positions: int64 [N], 0-based residue, word piece or patch position."""
+
+    values: Tensor
+    offsets: Tensor
+    positions: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        return lengths_of(self.offsets)
+
+    @property
+    def owners(self) -> Tensor:
+        return owners_of(self.offsets)
+
+    def select(self, rows: Tensor) -> "Tokens":
+        """The tokens where `rows` (bool [N]) is True, still grouped by protein."""
+        kept = torch.zeros(len(self.offsets) - 1, dtype=torch.int64, device=rows.device)
+        kept = kept.index_add(0, self.owners, rows.to(torch.int64))
+        return Tokens(self.values[rows], offsets_of(kept), self.positions[rows])
+
+    def crop(self, window: Tensor) -> "Tokens":
+        """The tokens whose position lies in their protein's `window` (int64 [B, 2], [start, stop))."""
+        bounds = window[self.owners]
+        inside = (self.positions >= bounds[:, 0]) & (self.positions < bounds[:, 1])
+        return self if bool(inside.all()) else self.select(inside)
+
+    def to(self, device: torch.device | str) -> "Tokens":
+        return _to(self, device)
+
+
+Features = dict[Modality, Tokens]
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """One term of one micro-batch: a sum over `count` elements, never a mean.
+
+    The engine divides by the count over all ranks and micro-batches of the step, so a term means the same however the
+    step is cut. `sum` is a scalar attached to the graph, exactly 0 when `count` is 0.
+    """
+
+    sum: Tensor
+    count: int
+    weight: float = 1.0
+
+
+Losses = dict[str, Loss]
+
+T = TypeVar("T")
+
+
+def _to(record: T, device: torch.device | str) -> T:
+    """The record with every tensor, nested ones too, on `device`."""
+    moved = {}
+    for f in fields(record):  # type: ignore[arg-type]
+        value = getattr(record, f.name)
+        if isinstance(value, Tensor):
+            moved[f.name] = value.to(device, non_blocking=True)
+        elif isinstance(value, Mapping):
+            moved[f.name] = {key: item.to(device, non_blocking=True) for key, item in value.items()}
+        elif isinstance(value, (Sequences, Structures, Texts, Images)):
+            moved[f.name] = _to(value, device)
+    return replace(record, **moved)  # type: ignore[type-var]

@@ -1,0 +1,134 @@
+"""Strict configuration: TOML in, frozen pydantic models out, every unknown key an error.
+
+A file may name one parent with `extends = "other.toml"` (relative to itself, one level deep, so that a reader opens two
+files at most). Overrides are dotted: `train.steps=40`. A misspelt key is never a silent default: the error names the
+key that was probably meant.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+ROOT = Path(__file__).resolve().parent
+SHIPPED = (ROOT.parent / "configs", ROOT / "configs")  # a checkout's folder; a wheel carries it inside the package
+
+
+class Config(pydantic.BaseModel):
+    """Base of every configuration: immutable, and closed to keys that it does not know."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+C = TypeVar("C", bound=Config)
+
+
+def find(path: str | Path) -> Path:
+    """The configuration file at `path`, or the shipped one of that name (`amma/tiny.toml`, `configs/amma/tiny.toml`)."""
+    path = Path(path)
+    relative = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    for candidate in (path, *(root / relative for root in SHIPPED)):
+        if candidate.is_file():
+            return candidate
+    shipped = sorted(str(file.relative_to(root)) for root in SHIPPED if root.is_dir() for file in root.rglob("*.toml"))
+    raise ValueError(f"no configuration file at {path}; give a path, or one of the shipped ones: {', '.join(shipped)}")
+
+
+def load(kind: type[C], path: str | Path, overrides: Iterable[str] = ()) -> C:
+    """Read, merge with its parent, apply overrides (`a.b=value`, the value in TOML syntax or a bare string), validate."""
+    tree = read(find(path))
+    for override in overrides:
+        _override(tree, override)
+    return validate(kind, tree, str(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The file's tables, its parent's underneath. Raises ValueError for bad TOML and for a parent with a parent."""
+    tree = _toml(path)
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    base = _toml(path.parent / parent)
+    if "extends" in base:
+        raise ValueError(f"{path}: extends {parent}, which itself extends {base['extends']}; one level is the limit")
+    return _merge(base, tree)
+
+
+def validate(kind: type[C], tree: dict[str, Any], origin: str) -> C:
+    """Build `kind` from plain tables; every problem is listed with its dotted place, what was seen and what is allowed."""
+    try:
+        return kind.model_validate(tree)
+    except pydantic.ValidationError as error:
+        lines = [_explain(kind, tree, problem) for problem in error.errors()]
+        raise ValueError(f"{origin}: {len(lines)} problem(s) in the configuration:\n  " + "\n  ".join(lines)) from None
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """Plain, JSON-ready tables that `validate` turns back into an equal configuration."""
+    return config.model_dump(mode="json")
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"no configuration file at {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Tables merge key by key. A table whose `kind` changes replaces its parent: another kind has other keys."""
+    if "kind" in over and over["kind"] != base.get("kind"):
+        return over
+    out = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        out[key] = _merge(base[key], value) if both else value
+    return out
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"override {text!r} is not of the form a.b=value")
+    *path, last = name.split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise ValueError(f"override {text!r}: {part} is a value, not a table")
+    try:
+        tree[last] = tomllib.loads(f"x = {value}")["x"]
+    except tomllib.TOMLDecodeError:
+        tree[last] = value  # a bare string: paths and names need no quotes on a command line
+
+
+def _explain(kind: type[Config], tree: dict[str, Any], problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{place or '(top)'}: {problem['msg']}; got {problem['input']!r:.120}"
+    known = sorted(_keys(kind))
+    close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    return f"{place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}")
+
+
+def _keys(kind: type[pydantic.BaseModel]) -> set[str]:
+    """Every key of a configuration type and of those nested in it (for close matches; the place is printed beside)."""
+    found: set[str] = set()
+    seen: set[type] = set()
+
+    def visit(annotation: Any) -> None:
+        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+            if annotation not in seen:
+                seen.add(annotation)
+                for name, field in annotation.model_fields.items():
+                    found.add(name)
+                    visit(field.annotation)
+        for argument in getattr(annotation, "__args__", ()):
+            visit(argument)
+
+    visit(kind)
+    return found

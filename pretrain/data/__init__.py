@@ -1,0 +1,1 @@
+"""From a position to a batch: index, plan, loader, collate."""

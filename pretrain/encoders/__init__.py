@@ -1,0 +1,1 @@
+"""Uni-modal encoders: a batch's field in, ragged tokens out."""

@@ -1,0 +1,1 @@
+"""One file per model: features in, losses out."""

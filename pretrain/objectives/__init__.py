@@ -1,0 +1,1 @@
+"""Pure loss functions: tensors in, a sum and a count out."""

@@ -1,0 +1,310 @@
+"""One protein, any subset of modalities, and the bytes it has inside a shard. Imports numpy only.
+
+A sample becomes one `<key>.safetensors` member (sequence, coordinates, terms, texts) and one `<key>.<i>.<type>` member per
+image, still encoded. The safetensors header carries a single metadata key, `sample`, canonical JSON: several keys come
+out in another order in every process, one key does not, and so the same protein is the same bytes everywhere.
+"""
+
+import json
+import re
+import struct
+from dataclasses import dataclass, field
+from enum import IntFlag, StrEnum
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = 1
+KEY = re.compile(r"[A-Za-z0-9_-]+")
+BACKBONE = ("N", "CA", "C", "O")
+CHANNELS = ("protein", "nucleus", "microtubules", "er")  # the planes of an image, in the order of its PNG's bands
+STEP = 0.01  # Å; coordinates are stored in these
+MAX_HEADER = 16 << 20  # bytes; a longer header is damage, not data
+
+
+class CorruptSample(ValueError):
+    """A member that cannot be a sample: truncated, overlong, or not what its header says."""
+
+
+class Modality(StrEnum):
+    """What fusion models join. The order is that of every table and of every folder name."""
+
+    SEQUENCE = "sequence"
+    STRUCTURE = "structure"
+    FUNCTION = "function"
+    IMAGE = "image"
+
+
+class Facet(IntFlag):
+    """What a sample has, in the detail the index stores: function splits into terms and text."""
+
+    SEQUENCE = 1
+    STRUCTURE = 2
+    TERMS = 4
+    TEXT = 8
+    IMAGE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """One chain's backbone, in the numbering of its protein's full sequence.
+
+    coordinates: float32 [L, A, 3], Å, about the centroid of the present atoms; 0 where an atom is missing.
+    mask: bool [L, A], True where the atom is present.
+    residue: int32 [L], 0-based position in the full sequence, strictly increasing. Without a sequence: 0..L-1 by the
+        source's own numbering, gaps kept.
+    letters: the chain's own residues, L one-letter codes (`X` unknown).
+    confidence: float32 [L], pLDDT 0–100, or None for an experiment. resolution: Å, or None.
+    identity: share of the L residues equal to the sequence at `residue`, or None where there is no sequence.
+    """
+
+    id: str
+    coordinates: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    residue: NDArray[np.int32]
+    letters: str
+    atoms: tuple[str, ...] = BACKBONE[:3]
+    confidence: NDArray[np.float32] | None = None
+    resolution: float | None = None
+    identity: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.letters)
+
+    def mismatch(self, sequence: str) -> NDArray[np.bool_]:
+        """bool [L]: where the chain's residue differs from the sequence's (a mutant, an expression tag, a variant)."""
+        return _letters(sequence)[self.residue] != _letters(self.letters)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A direct Gene Ontology annotation, `GO:0005524` with its evidence code. Ancestors are derived, never stored."""
+
+    id: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """A description of function. `origin` says who wrote it: `uniprot:function`, `template:<seed>`, a model's name."""
+
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Function:
+    """What is known of a protein's function: terms, texts, or both; one at least is present."""
+
+    terms: tuple[Term, ...] = ()
+    texts: tuple[Text, ...] = ()
+
+
+@dataclass(frozen=True)
+class Image:
+    """A microscope image, still encoded: an 8-bit PNG whose bands are the leading `CHANNELS`; `present` tells which are real."""
+
+    id: str
+    data: bytes = field(repr=False)
+    present: tuple[str, ...] = CHANNELS
+    type: str = "png"
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One protein. Any field may be absent, one at least is present; absence is a missing field, never a filler."""
+
+    key: str
+    sequence: str | None = None
+    structures: tuple[Structure, ...] = ()
+    function: Function | None = None
+    images: tuple[Image, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not KEY.fullmatch(self.key):
+            raise ValueError(f"sample key {self.key!r} must match {KEY.pattern} (webdataset splits names at dots)")
+        if not self.facets:
+            raise ValueError(f"sample {self.key} has no modality; one at least must be present")
+        for structure in self.structures:
+            _check(self, structure)
+
+    @cached_property
+    def facets(self) -> Facet:
+        has = {
+            Facet.SEQUENCE: self.sequence,
+            Facet.STRUCTURE: self.structures,
+            Facet.TERMS: self.function and self.function.terms,
+            Facet.TEXT: self.function and self.function.texts,
+            Facet.IMAGE: self.images,
+        }
+        return Facet(sum(facet for facet, value in has.items() if value))
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return modalities(self.facets)
+
+
+def modalities(facets: Facet) -> tuple[Modality, ...]:
+    """The modalities that a set of facets amounts to, in `Modality`'s order."""
+    of = {
+        Modality.SEQUENCE: Facet.SEQUENCE,
+        Modality.STRUCTURE: Facet.STRUCTURE,
+        Modality.FUNCTION: Facet.TERMS | Facet.TEXT,
+        Modality.IMAGE: Facet.IMAGE,
+    }
+    return tuple(modality for modality, facet in of.items() if facets & facet)
+
+
+def group_name(subset: tuple[Modality, ...]) -> str:
+    """The folder of samples with exactly this subset: `sequence_structure_function`."""
+    return "_".join(subset)
+
+
+def encode(sample: Sample) -> list[tuple[str, bytes]]:
+    """The sample's members, name and bytes, in the order they stand in a shard. Equal samples give equal bytes."""
+    about: dict[str, object] = {"format": FORMAT, "key": sample.key}
+    tensors: dict[str, NDArray[np.generic]] = {}
+    if sample.sequence:
+        tensors["sequence"] = _letters(sample.sequence)
+    if sample.structures:
+        about["structures"] = [_pack(sample, i, tensors) for i in range(len(sample.structures))]
+    if sample.function:
+        about["terms"] = [[term.id, term.evidence] for term in sample.function.terms]
+        about["texts"] = [[text.text, text.origin] for text in sample.function.texts]
+    if sample.images:
+        about["images"] = [{"id": image.id, "present": list(image.present), "type": image.type} for image in sample.images]
+    members = [(f"{sample.key}.safetensors", _serialize(tensors, about))]
+    return members + [(f"{sample.key}.{i}.{image.type}", image.data) for i, image in enumerate(sample.images)]
+
+
+def decode(members: dict[str, bytes]) -> Sample:
+    """The sample of `encode`'s members. Raises CorruptSample, saying what was wrong, for anything else."""
+    name = next((name for name in members if name.endswith(".safetensors")), None)
+    if name is None:
+        raise CorruptSample(f"no .safetensors member among {sorted(members)}")
+    try:
+        return _decode(name.removesuffix(".safetensors"), members, *_parse(members[name]))
+    except CorruptSample:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CorruptSample(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _decode(key: str, members: dict[str, bytes], about: dict, tensors: dict[str, NDArray]) -> Sample:
+    if about["format"] != FORMAT or about["key"] != key:
+        raise CorruptSample(f"{key}: header says format {about['format']}, key {about['key']!r}; expected {FORMAT}, {key!r}")
+    sequence = tensors["sequence"].tobytes().decode("ascii") if "sequence" in tensors else None
+    structures = tuple(_unpack(i, entry, tensors, sequence) for i, entry in enumerate(about.get("structures", ())))
+    function = None
+    if "terms" in about or "texts" in about:
+        function = Function(tuple(Term(*t) for t in about["terms"]), tuple(Text(*t) for t in about["texts"]))
+    images = tuple(
+        Image(entry["id"], members[f"{key}.{i}.{entry['type']}"], tuple(entry["present"]), entry["type"])
+        for i, entry in enumerate(about.get("images", ()))
+    )
+    return Sample(key, sequence, structures, function, images)
+
+
+def _pack(sample: Sample, i: int, tensors: dict[str, NDArray[np.generic]]) -> dict[str, object]:
+    """Put structure i's arrays into `tensors`; what a default says already is not stored. Returns its JSON entry."""
+    structure, prefix = sample.structures[i], f"{i}."
+    steps = np.rint(structure.coordinates / STEP)
+    wide = np.abs(steps).max(initial=0) > np.iinfo(np.int16).max
+    tensors[prefix + "xyz"] = np.where(structure.mask[..., None], steps, 0).astype("<i4" if wide else "<i2")
+    if not structure.mask.all():
+        tensors[prefix + "mask"] = structure.mask.astype(np.uint8)
+    if sample.sequence is None or structure.mismatch(sample.sequence).any():
+        tensors[prefix + "letters"] = _letters(structure.letters)
+    if structure.confidence is not None:
+        tensors[prefix + "confidence"] = np.rint(structure.confidence).clip(0, 100).astype(np.uint8)
+    entry: dict[str, object] = {"id": structure.id, "atoms": list(structure.atoms), "runs": _runs(structure.residue)}
+    if structure.resolution is not None:
+        entry["resolution"] = round(float(structure.resolution), 2)
+    if structure.identity is not None:
+        entry["identity"] = round(float(structure.identity), 4)
+    return entry
+
+
+def _unpack(i: int, entry: dict, tensors: dict[str, NDArray], sequence: str | None) -> Structure:
+    steps = tensors[f"{i}.xyz"]
+    residue = np.concatenate([np.arange(start, start + count, dtype=np.int32) for start, count in entry["runs"]])
+    mask, letters, confidence = (tensors.get(f"{i}.{name}") for name in ("mask", "letters", "confidence"))
+    if letters is None:
+        if sequence is None:
+            raise CorruptSample(f"structure {entry['id']} has neither letters nor a sequence")
+        letters = _letters(sequence)[residue]
+    return Structure(
+        id=entry["id"],
+        coordinates=steps.astype(np.float32) * np.float32(STEP),
+        mask=np.ones(steps.shape[:2], dtype=bool) if mask is None else mask.astype(bool),
+        residue=residue,
+        letters=letters.tobytes().decode("ascii"),
+        atoms=tuple(entry["atoms"]),
+        confidence=None if confidence is None else confidence.astype(np.float32),
+        resolution=entry.get("resolution"),
+        identity=entry.get("identity"),
+    )
+
+
+def _runs(residue: NDArray[np.int32]) -> list[list[int]]:
+    """[start, count] of each unbroken stretch: a chain has few gaps, so this is bytes where a column is kilobytes."""
+    breaks = np.flatnonzero(np.diff(residue) != 1) + 1
+    return [[int(part[0]), len(part)] for part in np.split(residue, breaks)]
+
+
+def _check(sample: Sample, structure: Structure) -> None:
+    """Hold a structure to its contract; broken coordinates must not reach a shard."""
+    length, atoms = len(structure), len(structure.atoms)
+    where = f"sample {sample.key}, structure {structure.id}"
+    if not length or structure.coordinates.shape != (length, atoms, 3) or structure.mask.shape != (length, atoms):
+        raise ValueError(f"{where}: {length} letters, coordinates {structure.coordinates.shape}, mask {structure.mask.shape}")
+    if len(structure.residue) != length or structure.residue[0] < 0 or (np.diff(structure.residue) <= 0).any():
+        raise ValueError(f"{where}: residue positions must be {length} strictly increasing numbers from 0 up")
+    if sample.sequence is not None and structure.residue[-1] >= len(sample.sequence):
+        raise ValueError(f"{where}: residue {structure.residue[-1]} lies beyond the sequence's {len(sample.sequence)}")
+    if not np.isfinite(structure.coordinates).all():
+        raise ValueError(f"{where}: coordinates are not finite")
+
+
+def _letters(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
+
+
+_TYPES = {"uint8": "U8", "int16": "I16", "int32": "I32"}
+_DTYPES = {"U8": np.dtype("u1"), "I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
+
+
+def _serialize(tensors: dict[str, NDArray[np.generic]], about: dict[str, object]) -> bytes:
+    """A safetensors file. Widest types first and names sorted, as the format's own writer lays them out."""
+    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    header: dict[str, object] = {"__metadata__": {"sample": canonical(about)}}
+    end = 0
+    for name in order:
+        start, end = end, end + tensors[name].nbytes
+        header[name] = {"dtype": _TYPES[tensors[name].dtype.name], "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(np.ascontiguousarray(tensors[name]).tobytes() for name in order)
+
+
+def _parse(data: bytes) -> tuple[dict, dict[str, NDArray]]:
+    """(the `sample` metadata, tensors as views of `data`). Every length is checked before it is believed."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8):
+        raise CorruptSample(f"header of {length} bytes in a member of {len(data)}")
+    header = json.loads(data[8 : 8 + length])
+    about = json.loads(header.pop("__metadata__")["sample"])
+    body = memoryview(data)[8 + length :]
+    tensors = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        if not 0 <= start <= end <= len(body):
+            raise CorruptSample(f"tensor {name} at bytes {start}–{end} of {len(body)}")
+        tensors[name] = np.frombuffer(body[start:end], dtype=_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return about, tensors
+
+
+def canonical(value: object) -> str:
+    """JSON with one spelling: sorted keys, no spaces, UTF-8 as it is."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
