@@ -1,0 +1,108 @@
+"""Recall at k against a twin that sorts, and against what must never look good."""
+
+import math
+import random
+
+import pytest
+import torch
+
+from pretrain.evaluation.metrics import recall_at_k
+
+
+def brute(a, b, k, texts=None):
+    """Hit rates by explicit loops: a negative that ties with the best positive stands before it."""
+    texts = texts or list(range(len(a)))
+
+    def ranks(queries, items):
+        out = []
+        for i, query in enumerate(queries):
+            scores = [float(torch.dot(query, item) / query.norm() / item.norm()) for item in items]
+            best = max(score for j, score in enumerate(scores) if texts[j] == texts[i])
+            out.append(1 + sum(score >= best - 1e-9 for j, score in enumerate(scores) if texts[j] != texts[i]))
+        return out
+
+    there, back = ranks(a, b), ranks(b, a)
+    both = sorted(there + back)
+    return (
+        sum(r <= k for r in there) / len(a),
+        sum(r <= k for r in back) / len(a),
+        (both[len(a) - 1] + both[len(a)]) / 2,
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_equals_the_brute_force_twin(chunk, duplicates):
+    random.seed(0)
+    torch.manual_seed(0)
+    a = torch.randn(41, 6, dtype=torch.float64)
+    b = a + 0.8 * torch.randn(41, 6, dtype=torch.float64)
+    texts = [random.choice("abcdefghijklm") for _ in range(41)] if duplicates else None
+    found = recall_at_k(a, b, 5, texts, chunk=chunk)
+    assert (found.forward, found.backward, found.median_rank) == pytest.approx(brute(a, b, 5, texts))
+    assert found.recall == pytest.approx((found.forward + found.backward) / 2)
+    assert (found.k, found.n) == (5, 41)
+
+
+def test_perfect_and_reversed():
+    a = torch.eye(12)
+    assert recall_at_k(a, a, 1).recall == 1.0
+    assert recall_at_k(a, a, 1).median_rank == 1.0
+    assert recall_at_k(a, a.roll(1, 0), 1).recall == 0.0
+
+
+def test_the_scale_of_rows_does_not_matter():
+    torch.manual_seed(1)
+    a, b = torch.randn(30, 8), torch.randn(30, 8)
+    scaled = a * torch.logspace(-3, 3, 30)[:, None]
+    assert recall_at_k(a, b, 10) == recall_at_k(scaled, b, 10)
+
+
+@pytest.mark.parametrize("n, k", [(100, 10), (12, 10), (11, 7), (1031, 1000)])
+def test_a_constant_embedding_never_beats_chance(n, k):
+    torch.manual_seed(2)
+    point, zero, other = torch.randn(1, 33).expand(n, -1), torch.zeros(n, 33), torch.randn(n, 33)
+    assert recall_at_k(point, point, k).recall == 0.0
+    assert recall_at_k(zero, zero, k).recall == 0.0
+    one_sided = recall_at_k(point, other, k)
+    assert one_sided.forward == pytest.approx(k / n)  # every query ranks the proteins alike: exactly k of them hit
+    assert one_sided.backward == 0.0  # all candidates tie, and ties count against
+
+
+def test_chance_counts_positives():
+    embeddings = torch.randn(20, 4)
+    assert recall_at_k(embeddings, embeddings, 5).chance == pytest.approx(5 / 20)
+    texts = ["same"] * 4 + [str(i) for i in range(16)]
+    several = 1 - math.comb(16, 5) / math.comb(20, 5)
+    assert recall_at_k(embeddings, embeddings, 5, texts).chance == pytest.approx((4 * several + 16 * 5 / 20) / 20)
+    assert recall_at_k(embeddings, embeddings, 50).chance == pytest.approx(1.0)
+
+
+def test_chance_is_what_random_embeddings_reach():
+    torch.manual_seed(3)
+    texts = [str(i // 3) for i in range(60)]
+    trials = [recall_at_k(torch.randn(60, 16), torch.randn(60, 16), 10, texts) for _ in range(200)]
+    assert sum(t.recall for t in trials) / len(trials) == pytest.approx(trials[0].chance, abs=0.01)
+
+
+def test_identical_texts_are_positives():
+    """Two proteins with one text: either one found counts, and neither stands in the other's way."""
+    a = torch.eye(4)
+    b = a[[1, 0, 2, 3]]
+    assert recall_at_k(a, b, 1).recall == 0.5
+    assert recall_at_k(a, b, 1, ["kinase", "kinase", "ligase", "lyase"]).recall == 1.0
+
+
+def test_bad_input_is_named():
+    a = torch.randn(4, 3)
+    broken = a.clone()
+    broken[2, 1] = torch.nan
+    for arguments, word in [
+        ((a, a[:3], 1), "equal"),
+        ((a[:0], a[:0], 1), "N ≥ 1"),
+        ((a, broken, 1), "not finite"),
+        ((a, a, 0), "recall at 0"),
+        ((a, a, 1, ["one"]), "1 texts"),
+    ]:
+        with pytest.raises(ValueError, match=word):
+            recall_at_k(*arguments)
