@@ -1,0 +1,317 @@
+"""DeepSpeed, and nothing else of the project imports it: what trains, how a step is normalised, whose slice is whose.
+
+Losses arrive as sums and counts (`pretrain.batch.Loss`). A step divides each term by its count over all ranks and
+micro-batches, known before the first forward pass, and multiplies away DeepSpeed's own averaging; so the gradient is the
+one a single process would have on the joined step, whatever is missing on whichever rank.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pretrain import distributed
+from pretrain.batch import Batch, Features, Losses
+from pretrain.config import Config
+
+STATES = ("weight", "exp_avg", "exp_avg_sq")  # what a fragment holds: fp32 master weight and AdamW's moments
+
+
+class OptimizerConfig(Config):
+    """AdamW with linear warm-up and cosine decay to `final` × `lr` at the last step."""
+
+    lr: float = Field(3e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: int = Field(100, ge=0)
+    final: float = Field(0.1, ge=0, le=1)
+    clip: float = Field(1.0, ge=0)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of `step` (0-based) out of `steps`: a function of the step alone, so there is no state to save."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        share = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
+        cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * share, dtype=torch.float64)).item())
+        return self.lr * (self.final + (1 - self.final) * cosine)
+
+
+class EngineConfig(Config):
+    """stage: ZeRO stage. precision: `bf16` keeps fp32 master weights (stage 0: fp32 weights, bf16 autocast).
+
+    accumulate: micro-batches per rank and step. offload: optimizer states in host memory (stages 1–3).
+    """
+
+    stage: Literal[0, 1, 2, 3] = 2
+    precision: Literal["fp32", "bf16"] = "bf16"
+    accumulate: int = Field(1, ge=1)
+    offload: bool = False
+    timeout_minutes: float = Field(30.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A run of one flattened parameter that this rank's optimizer owns: elements [start, start + length)."""
+
+    name: str
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """losses: each term's mean over the whole step. total: their weighted sum. counts: the denominators."""
+
+    losses: dict[str, float]
+    total: float
+    counts: dict[str, int]
+    gradient_norm: float
+    learning_rate: float
+
+
+def start(config: EngineConfig) -> torch.device:
+    """Join the process group that the launcher's environment describes (a world of one without it)."""
+    cuda = torch.cuda.is_available()
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    deepspeed = _deepspeed()
+    timeout = timedelta(minutes=config.timeout_minutes)
+    deepspeed.init_distributed("nccl" if cuda else "gloo", timeout=timeout, verbose=False)
+    if not cuda:
+        return torch.device("cpu")
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+
+
+class Engine:
+    """A model under DeepSpeed. Every method is collective: all ranks call it, in the same order."""
+
+    def __init__(self, model: nn.Module, config: EngineConfig, optimizer: OptimizerConfig, device: torch.device):
+        self.config, self.optimizer, self.device = config, optimizer, device
+        self.names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.shapes = {name: tuple(parameter.shape) for name, parameter in self.names.items()}
+        self.model = model
+        adamw = torch.optim.AdamW(
+            _groups(self.names, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps
+        )
+        self.deepspeed, *_ = _deepspeed().initialize(
+            model=model.to(device), optimizer=adamw, config=deepspeed_config(config, optimizer), dist_init_required=False
+        )
+        self.dtype = torch.bfloat16 if config.precision == "bf16" and config.stage > 0 else torch.float32
+
+    def step(self, batches: Sequence[Batch], encode: Callable[[Batch], Features], rate: float) -> StepResult:
+        """One optimizer step over this rank's micro-batches, exactly `accumulate` of them, some possibly empty."""
+        assert len(batches) == self.config.accumulate, f"{len(batches)} micro-batches, expected {self.config.accumulate}"
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = rate
+        names, counts = self.denominators(batches)
+        sums = torch.zeros(len(names), dtype=torch.float64)
+        weights = dict.fromkeys(names, 0.0)
+        for batch, features, negatives in self._prepared(batches, encode):
+            losses = self._forward(features, batch, negatives=negatives)
+            _check_counts(losses, self.deepspeed.module.counts(batch))
+            self.deepspeed.backward(self._normalised(losses, counts))
+            sums += torch.tensor([float(losses[name].sum.detach()) for name in names], dtype=torch.float64)
+            weights = {name: losses[name].weight for name in names}
+            norm = self._gradient_norm()
+            self.deepspeed.step()
+        values = distributed.add(sums.to(self.device)).tolist()
+        means = {name: value / max(1, counts[name]) for name, value in zip(names, values, strict=True)}
+        total = sum(weights[name] * mean for name, mean in means.items())
+        return StepResult(means, total, counts, norm if norm is not None else self._norm_after(), rate)
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch, features: Features, task: str) -> Any:
+        """The model's `task` on one batch, without gradient."""
+        self.deepspeed.eval()
+        try:
+            return self._forward(features, batch, task=task)
+        finally:
+            self.deepspeed.train()
+
+    def denominators(self, batches: Sequence[Batch]) -> tuple[list[str], dict[str, int]]:
+        """The loss names, and each one's count over all ranks and micro-batches."""
+        per_batch = [self.deepspeed.module.counts(batch) for batch in batches]
+        names = sorted(per_batch[0])
+        local = torch.tensor([sum(counts[name] for counts in per_batch) for name in names], dtype=torch.int64)
+        return names, dict(zip(names, distributed.add(local.to(self.device)).tolist(), strict=True))
+
+    def _prepared(
+        self, batches: Sequence[Batch], encode: Callable[[Batch], Features]
+    ) -> Iterator[tuple[Batch, Features, Any]]:
+        """(batch, features, negatives) per micro-batch. Contrastive terms see the whole step: with several micro-batches
+        their embeddings are gathered first, without gradient, and each micro-batch is then run again with its own."""
+        negatives = None
+        if len(batches) > 1 and self.deepspeed.module.contrastive:
+            parts = [self.evaluate(batch, self._cast(encode(batch)), "negatives") for batch in batches]
+            negatives = self.deepspeed.module.gather_negatives(parts)
+        for batch in batches:
+            yield batch, self._cast(encode(batch)), negatives
+
+    def _forward(self, features: Features, batch: Batch, **extra: Any) -> Any:
+        autocast = self.config.precision == "bf16" and self.config.stage == 0
+        with torch.autocast(self.device.type, torch.bfloat16) if autocast else contextlib.nullcontext():
+            return self.deepspeed(features, batch, **extra)
+
+    def _cast(self, features: Features) -> Features:
+        return {modality: replace(tokens, values=tokens.values.to(self.dtype)) for modality, tokens in features.items()}
+
+    def _normalised(self, losses: Losses, counts: dict[str, int]) -> Tensor:
+        """Σ weight × sum / global count, times what DeepSpeed will divide by: the world size and the micro-batches."""
+        undo = distributed.world() * self.config.accumulate
+        terms = [loss.weight * loss.sum.float() * (undo / max(1, counts[name])) for name, loss in sorted(losses.items())]
+        return torch.stack(terms).sum()
+
+    def _gradient_norm(self) -> float | None:
+        """Stage 0 in fp32 is a plain AdamW behind DeepSpeed, which reports no norm there: take it before the step."""
+        if self.config.stage > 0 or not self.deepspeed.is_gradient_accumulation_boundary():
+            return None
+        squares = [p.grad.float().pow(2).sum() for p in self.names.values() if p.grad is not None]
+        return float(torch.stack(squares).sum().sqrt())
+
+    def _norm_after(self) -> float:
+        norm = self.deepspeed.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Every parameter's full fp32 gradient between backward and step (for tests)."""
+        from deepspeed.utils import safe_get_full_grad
+
+        return {name: safe_get_full_grad(parameter).float().cpu().clone() for name, parameter in self.names.items()}
+
+    def fragments(self) -> list[Fragment]:
+        """What this rank owns and a checkpoint of it must hold. Over all ranks every element occurs exactly once."""
+        return [fragment for fragment, _, _ in self._owned()]
+
+    def read(self, fragment: Fragment) -> dict[str, Tensor]:
+        """The fragment's fp32 values by `STATES`, flat, on the CPU; moments are 0 before the first step."""
+        for owned, flat, place in self._owned():
+            if owned == fragment:
+                return self._read(flat, place, fragment.length)
+        raise KeyError(fragment)
+
+    def read_all(self) -> Iterator[tuple[Fragment, dict[str, Tensor]]]:
+        """Every owned fragment with its values, one at a time."""
+        for fragment, flat, place in self._owned():
+            yield fragment, self._read(flat, place, fragment.length)
+
+    def write_all(self, source: Callable[[Fragment, str], Tensor], steps: int) -> None:
+        """Set every owned fragment from `source(fragment, state)` (flat fp32) and AdamW's step count to `steps`.
+
+        The model's own (possibly bf16) weights must already be the checkpoint's: load them before the engine is made.
+        """
+        whole = self.config.stage == 0  # replicated: every rank needs all of every parameter, not only what it saves
+        for fragment, flat, place in self._owned(whole):
+            state = self._optimizer().state[flat]
+            if not state:
+                state.update(step=torch.tensor(float(steps)), exp_avg=torch.zeros_like(flat), exp_avg_sq=torch.zeros_like(flat))
+            for name in STATES:
+                target = flat.data if name == "weight" else state[name]
+                target.view(-1)[place : place + fragment.length].copy_(source(fragment, name))
+
+    def optimizer_steps(self) -> int:
+        """How many optimizer steps AdamW has taken."""
+        return max((int(state["step"]) for state in self._optimizer().state.values() if "step" in state), default=0)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return self.deepspeed.optimizer if self.config.stage == 0 else self.deepspeed.optimizer.optimizer
+
+    def _read(self, flat: Tensor, place: int, length: int) -> dict[str, Tensor]:
+        state = self._optimizer().state.get(flat, {})
+        values = {"weight": flat.data, **{name: state.get(name) for name in STATES[1:]}}
+        cut = slice(place, place + length)
+        return {
+            name: torch.zeros(length) if value is None else value.view(-1)[cut].float().cpu().clone()
+            for name, value in values.items()
+        }
+
+    def _owned(self, whole: bool = False) -> Iterable[tuple[Fragment, Tensor, int]]:
+        """(fragment, the flat fp32 tensor that AdamW steps, the fragment's place in it), in a fixed order."""
+        if self.config.stage == 0:
+            return self._owned_replicated(whole)
+        return self._owned_weights() if self.config.stage == 3 else self._owned_partition()
+
+    def _owned_replicated(self, whole: bool) -> Iterator[tuple[Fragment, Tensor, int]]:
+        rank, world = (0, 1) if whole else (distributed.rank(), distributed.world())
+        for name, parameter in self.names.items():
+            start, end = (parameter.numel() * r // world for r in (rank, rank + 1))
+            if end > start:
+                yield Fragment(name, start, end - start), parameter, start
+
+    def _owned_partition(self) -> Iterator[tuple[Fragment, Tensor, int]]:
+        """Stages 1 and 2: `_hp_mapping` says which run of the rank's flat partition a parameter's run lies in."""
+        partitions = self.deepspeed.optimizer.single_partition_of_fp32_groups
+        for name, parameter in self.names.items():
+            mapping = parameter._hp_mapping
+            if mapping is not None:
+                address = mapping.lp_fragment_address
+                flat = partitions[mapping.param_group_index]
+                yield Fragment(name, address.start, address.numel), flat, mapping.hp_fragment_address.start
+
+    def _owned_weights(self) -> Iterator[tuple[Fragment, Tensor, int]]:
+        """Stage 3: each parameter is cut evenly over the ranks, the last cut padded; padding is nobody's."""
+        optimizer = self.deepspeed.optimizer
+        for name, parameter in self.names.items():
+            group, place, cut = optimizer.grad_position[optimizer.get_param_id(parameter)]
+            start = min(cut * distributed.rank(), parameter.ds_numel)
+            length = min(cut, parameter.ds_numel - start)
+            if length:
+                yield Fragment(name, start, length), optimizer.fp32_partitioned_groups_flat[group], place
+
+
+def deepspeed_config(config: EngineConfig, optimizer: OptimizerConfig) -> dict[str, Any]:
+    """DeepSpeed's configuration, computed from ours and never written twice."""
+    zero: dict[str, Any] = {"stage": config.stage}
+    if config.offload and config.stage > 0:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only logs it: our micro-batches are ragged
+        "gradient_accumulation_steps": config.accumulate,
+        "gradient_clipping": optimizer.clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": config.precision == "bf16" and config.stage > 0},
+        "steps_per_print": 2**31,
+    }
+
+
+def _groups(parameters: dict[str, nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms and single vectors do not."""
+    matrices = [p for p in parameters.values() if p.ndim > 1]
+    vectors = [p for p in parameters.values() if p.ndim <= 1]
+    return [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _check_counts(losses: Losses, counts: dict[str, int]) -> None:
+    seen = {name: loss.count for name, loss in losses.items()}
+    assert seen == counts, f"a model's counts() must foresee its losses: foreseen {counts}, seen {seen}"
+
+
+def _deepspeed() -> Any:
+    """deepspeed, quiet, and without the extensions that it would compile for a minute at first use on a CPU."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    return deepspeed
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
