@@ -1,8 +1,21 @@
-"""Every random draw of training, keyed by (seed, step, slot, purpose) and by nothing else."""
+"""Every random draw of training, keyed by (seed, step, slot, purpose) and by nothing else; and what to mask with them.
 
+Masking is MultiMAE's: of a protein's tokens a fixed share stays visible, and a Dirichlet draw divides that share among
+its modalities, so that a model meets every mixture from "nearly all sequence" to "nearly all function".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from pretrain.config import Config
+from pretrain.sample import Modality
 
 
 class Purpose(IntEnum):
@@ -18,5 +31,114 @@ class Purpose(IntEnum):
 
 
 def generator(seed: int, step: int, slot: int, purpose: Purpose) -> np.random.Generator:
-    """A counter-based generator (Philox): the same draw for the same protein of the same step on any rank, in any order."""
+    """A counter-based generator (Philox): the same draw for the same protein of a step on any rank, in any order."""
     return np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, purpose, slot, step]))
+
+
+class Alpha(Config):
+    """Dirichlet concentrations: how the visible share is divided among the modalities a protein has."""
+
+    sequence: float = Field(default=1.0, gt=0)
+    structure: float = Field(default=2.0, gt=0)
+    function: float = Field(default=2.0, gt=0)
+    image: float = Field(default=2.0, gt=0)
+
+
+class Dropout(Config):
+    """Probability that a present modality is treated as absent in the encoder, yet reconstructed."""
+
+    sequence: float = Field(default=0.0, ge=0, le=1)
+    structure: float = Field(default=0.0, ge=0, le=1)
+    function: float = Field(default=0.0, ge=0, le=1)
+    image: float = Field(default=0.0, ge=0, le=1)
+
+
+class MaskingConfig(Config):
+    """keep: share of a protein's tokens that the encoder sees."""
+
+    keep: float = Field(default=1 / 6, gt=0, le=1)
+    alpha: Alpha = Alpha()
+    dropout: Dropout = Dropout()
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """visible: modality → bool [N_m], tokens that enter the encoder. kept: modality → int64 [B], how many. On CPU."""
+
+    visible: Mapping[Modality, Tensor]
+    kept: Mapping[Modality, Tensor]
+
+
+def draw_masks(
+    lengths: Mapping[Modality, Tensor], seed: int, step: int, slots: Tensor, config: MaskingConfig
+) -> Masks:
+    """What each protein shows of itself at this step, whoever its rank and batch mates are.
+
+    lengths: modality → int64 [B], tokens per protein, 0 where absent. slots: int64 [B], its place in the step.
+    """
+    modalities = [modality for modality in Modality if modality in lengths]  # the order of draws is part of the format
+    columns = [lengths[modality].tolist() for modality in modalities]
+    rows = {modality: [np.zeros(0, dtype=bool)] for modality in modalities}
+    kept: dict[Modality, list[int]] = {modality: [] for modality in modalities}
+    for slot, *counts in zip(slots.tolist(), *columns, strict=True):
+        present = dict(zip(modalities, counts, strict=True))
+        shown = drop(present, config.dropout, generator(seed, step, slot, Purpose.DROPOUT))
+        budget = budgets(shown, config, generator(seed, step, slot, Purpose.BUDGET))
+        rng = generator(seed, step, slot, Purpose.KEEP)
+        for modality in modalities:
+            rows[modality].append(keep(present[modality], budget[modality], rng))
+            kept[modality].append(budget[modality])
+    return Masks(
+        {modality: torch.from_numpy(np.concatenate(parts)) for modality, parts in rows.items()},
+        {modality: torch.tensor(counts, dtype=torch.int64) for modality, counts in kept.items()},
+    )
+
+
+def drop(lengths: Mapping[Modality, int], dropout: Dropout, rng: np.random.Generator) -> dict[Modality, int]:
+    """`lengths` with dropped modalities at 0. When every present one would go, one of them, drawn evenly, stays."""
+    uniform = dict(zip(Modality, rng.random(len(Modality)), strict=True))  # one each, present or not
+    present = [modality for modality, length in lengths.items() if length]
+    stays = [modality for modality in present if uniform[modality] >= getattr(dropout, modality)]
+    if present and not stays:
+        stays = [present[rng.integers(len(present))]]
+    return {modality: length if modality in stays else 0 for modality, length in lengths.items()}
+
+
+def budgets(lengths: Mapping[Modality, int], config: MaskingConfig, rng: np.random.Generator) -> dict[Modality, int]:
+    """How many tokens of each modality to keep: exactly round(keep × tokens), at least 1, split by a Dirichlet draw.
+
+    A modality whose share exceeds its tokens keeps them all, and the excess is divided among the others in proportion
+    to their shares. Rounding goes to the largest remainders, so that the total is exact.
+    """
+    kept = dict.fromkeys(lengths, 0)
+    present = [modality for modality, length in lengths.items() if length]
+    if not present:
+        return kept
+    sizes = np.array([lengths[modality] for modality in present])
+    total = max(1, round(config.keep * int(sizes.sum())))
+    shares = rng.dirichlet([getattr(config.alpha, modality) for modality in present])
+    exact = _fill(shares, sizes, total)
+    whole = np.floor(exact).astype(np.int64)
+    while whole.sum() < total:
+        whole[np.argmax(np.where(whole < sizes, exact - whole, -np.inf))] += 1
+    return kept | dict(zip(present, whole.tolist(), strict=True))
+
+
+def keep(length: int, count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """bool [length] with `count` True, every choice equally likely."""
+    visible = np.zeros(length, dtype=bool)
+    visible[rng.choice(length, count, replace=False) if count else []] = True
+    return visible
+
+
+def _fill(shares: NDArray[np.float64], sizes: NDArray[np.int64], total: int) -> NDArray[np.float64]:
+    """`total` ≤ Σ sizes divided in proportion to `shares`, none above its size. Each round fills up at least one."""
+    filled = np.zeros(len(sizes), dtype=bool)
+    while True:
+        open_shares = np.where(filled, 0.0, np.maximum(shares, np.finfo(float).tiny))
+        rest = total - sizes[filled].sum()
+        exact = np.where(filled, sizes, rest * open_shares / max(open_shares.sum(), np.finfo(float).tiny))
+        over = ~filled & (exact > sizes)
+        if not over.any():
+            return exact
+        filled |= over
