@@ -107,13 +107,18 @@ class Engine:
             _groups(self.names, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps
         )
         self.deepspeed, *_ = _deepspeed().initialize(
-            model=model.to(device), optimizer=adamw, config=deepspeed_config(config, optimizer), dist_init_required=False
+            model=model.to(device),
+            optimizer=adamw,
+            config=deepspeed_config(config, optimizer),
+            dist_init_required=False,
         )
         self.dtype = torch.bfloat16 if config.precision == "bf16" and config.stage > 0 else torch.float32
 
     def step(self, batches: Sequence[Batch], encode: Callable[[Batch], Features], rate: float) -> StepResult:
         """One optimizer step over this rank's micro-batches, exactly `accumulate` of them, some possibly empty."""
-        assert len(batches) == self.config.accumulate, f"{len(batches)} micro-batches, expected {self.config.accumulate}"
+        assert len(batches) == self.config.accumulate, (
+            f"{len(batches)} micro-batches, expected {self.config.accumulate}"
+        )
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
         names, counts = self.denominators(batches)
@@ -171,7 +176,9 @@ class Engine:
     def _normalised(self, losses: Losses, counts: dict[str, int]) -> Tensor:
         """Σ weight × sum / global count, times what DeepSpeed will divide by: the world size and the micro-batches."""
         undo = distributed.world() * self.config.accumulate
-        terms = [loss.weight * loss.sum.float() * (undo / max(1, counts[name])) for name, loss in sorted(losses.items())]
+        terms = [
+            loss.weight * loss.sum.float() * (undo / max(1, counts[name])) for name, loss in sorted(losses.items())
+        ]
         return torch.stack(terms).sum()
 
     def _gradient_norm(self) -> float | None:
@@ -216,7 +223,9 @@ class Engine:
         for fragment, flat, place in self._owned(whole):
             state = self._optimizer().state[flat]
             if not state:
-                state.update(step=torch.tensor(float(steps)), exp_avg=torch.zeros_like(flat), exp_avg_sq=torch.zeros_like(flat))
+                state.update(
+                    step=torch.tensor(float(steps)), exp_avg=torch.zeros_like(flat), exp_avg_sq=torch.zeros_like(flat)
+                )
             for name in STATES:
                 target = flat.data if name == "weight" else state[name]
                 target.view(-1)[place : place + fragment.length].copy_(source(fragment, name))

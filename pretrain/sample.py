@@ -173,7 +173,9 @@ def encode(sample: Sample) -> list[tuple[str, bytes]]:
         about["terms"] = [[term.id, term.evidence] for term in sample.function.terms]
         about["texts"] = [[text.text, text.origin] for text in sample.function.texts]
     if sample.images:
-        about["images"] = [{"id": image.id, "present": list(image.present), "type": image.type} for image in sample.images]
+        about["images"] = [
+            {"id": image.id, "present": list(image.present), "type": image.type} for image in sample.images
+        ]
     members = [(f"{sample.key}.safetensors", _serialize(tensors, about))]
     return members + [(f"{sample.key}.{i}.{image.type}", image.data) for i, image in enumerate(sample.images)]
 
@@ -193,7 +195,9 @@ def decode(members: dict[str, bytes]) -> Sample:
 
 def _decode(key: str, members: dict[str, bytes], about: dict, tensors: dict[str, NDArray]) -> Sample:
     if about["format"] != FORMAT or about["key"] != key:
-        raise CorruptSample(f"{key}: header says format {about['format']}, key {about['key']!r}; expected {FORMAT}, {key!r}")
+        raise CorruptSample(
+            f"{key}: header says format {about['format']}, key {about['key']!r}; expected {FORMAT}, {key!r}"
+        )
     sequence = tensors["sequence"].tobytes().decode("ascii") if "sequence" in tensors else None
     structures = tuple(_unpack(i, entry, tensors, sequence) for i, entry in enumerate(about.get("structures", ())))
     function = None
@@ -258,7 +262,9 @@ def _check(sample: Sample, structure: Structure) -> None:
     length, atoms = len(structure), len(structure.atoms)
     where = f"sample {sample.key}, structure {structure.id}"
     if not length or structure.coordinates.shape != (length, atoms, 3) or structure.mask.shape != (length, atoms):
-        raise ValueError(f"{where}: {length} letters, coordinates {structure.coordinates.shape}, mask {structure.mask.shape}")
+        raise ValueError(
+            f"{where}: {length} letters, coordinates {structure.coordinates.shape}, mask {structure.mask.shape}"
+        )
     if len(structure.residue) != length or structure.residue[0] < 0 or (np.diff(structure.residue) <= 0).any():
         raise ValueError(f"{where}: residue positions must be {length} strictly increasing numbers from 0 up")
     if sample.sequence is not None and structure.residue[-1] >= len(sample.sequence):
@@ -282,10 +288,16 @@ def _serialize(tensors: dict[str, NDArray[np.generic]], about: dict[str, object]
     end = 0
     for name in order:
         start, end = end, end + tensors[name].nbytes
-        header[name] = {"dtype": _TYPES[tensors[name].dtype.name], "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": _TYPES[tensors[name].dtype.name],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + b"".join(np.ascontiguousarray(tensors[name]).tobytes() for name in order)
+    return (
+        struct.pack("<Q", len(text)) + text + b"".join(np.ascontiguousarray(tensors[name]).tobytes() for name in order)
+    )
 
 
 def _parse(data: bytes) -> tuple[dict, dict[str, NDArray]]:

@@ -1,0 +1,58 @@
+"""Everything a run is, on one page."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from pretrain.checkpoint import CheckpointConfig
+from pretrain.config import Config
+from pretrain.data.loader import LoaderConfig
+from pretrain.data.plan import PlanConfig
+from pretrain.encoders.bundle import EncodersConfig
+from pretrain.engine import EngineConfig, OptimizerConfig
+from pretrain.models import ModelConfig
+
+
+class DataConfig(Config):
+    """path: a prepared data set. plan: how steps are made of its training split. loader: how they are read."""
+
+    path: Path
+    plan: PlanConfig
+    loader: LoaderConfig = LoaderConfig()
+
+
+class ValidationConfig(Config):
+    """Every `every` steps and at the end: up to `samples` held-out proteins, losses by modality and retrieval at `k`."""
+
+    every: int = Field(500, ge=1)
+    samples: int = Field(1024, ge=1)
+    batch: int = Field(32, ge=1)  # proteins per forward pass, over all ranks
+    split: str = "valid"
+    k: int = Field(10, ge=1)
+
+
+class LogConfig(Config):
+    """A line of `log.jsonl` every `every` steps, the same to TensorBoard."""
+
+    every: int = Field(10, ge=1)
+    tensorboard: bool = True
+
+
+class RunConfig(Config):
+    """One training run. `out` holds all that it writes: `config.json`, `log.jsonl`, `checkpoints/`, `tensorboard/`."""
+
+    out: Path
+    steps: int = Field(ge=1)
+    seed: int = Field(0, ge=0)
+    data: DataConfig
+    encoders: EncodersConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    engine: EngineConfig = EngineConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    validation: ValidationConfig = ValidationConfig()
+    log: LogConfig = LogConfig()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / "checkpoints"

@@ -1,0 +1,92 @@
+"""Save on some ranks, load on others: what every element was, it is again, at every ZeRO stage."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.ranks.processes import run
+from tests.ranks.toy import Toy, share
+
+from pretrain import checkpoint, distributed
+from pretrain.engine import Engine, EngineConfig, OptimizerConfig, start
+
+SHAPES = {name: parameter.shape for name, parameter in Toy().named_parameters()}
+
+
+def _train(folder: str, world: int, stages: list[tuple[int, str]], first: int, last: int) -> list[dict]:
+    """Per (stage, precision): resume what the folder holds, step from `first` to `last`, save; losses and full state."""
+    found = []
+    for stage, precision in stages:
+        place = Path(folder) / f"{stage}-{precision}"
+        config = EngineConfig(stage=stage, precision=precision)
+        device = start(config)
+        model, saved = Toy(), checkpoint.latest(place)
+        if saved:
+            saved.load_model(model)
+        engine = Engine(model, config, OptimizerConfig(), device)
+        if saved:
+            saved.load_engine(engine)
+        totals = []
+        for step in range(first, last):
+            result = engine.step(share(distributed.rank(), world, 1, step), lambda batch: batch.features, 1e-2)
+            totals.append(result.total)
+        path = checkpoint.save(place, engine, last, {"note": precision}, checkpoint.CheckpointConfig(every=1, keep=2))
+        state = checkpoint.Checkpoint.read(path)
+        full = {
+            f"{name}.{kind}": state.slice(checkpoint.Fragment(name, 0, shape.numel()), kind)
+            for name, shape in SHAPES.items()
+            for kind in checkpoint.STATES
+        }
+        found.append({"totals": totals, "full": full, "steps": state.optimizer_steps})
+    dist.destroy_process_group()
+    return found
+
+
+STAGES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (2, "bf16"), (3, "bf16")]
+
+
+def test_resume_is_bitwise_on_the_same_ranks_and_close_on_others(tmp_path: Path) -> None:
+    whole = run(_train, 2, str(tmp_path / "whole"), 2, STAGES, 0, 4)
+    run(_train, 2, str(tmp_path / "parts"), 2, STAGES, 0, 2)
+    resumed = run(_train, 2, str(tmp_path / "parts"), 2, STAGES, 2, 4)
+    run(_train, 2, str(tmp_path / "elastic"), 2, STAGES, 0, 2)
+    elastic = run(_train, 1, str(tmp_path / "elastic"), 1, STAGES, 2, 4)
+    for place, (stage, precision) in enumerate(STAGES):
+        want, got, other = whole[0][place], resumed[0][place], elastic[0][place]
+        assert want["steps"] == got["steps"] == other["steps"] == 4
+        assert want["totals"][2:] == got["totals"], (stage, precision)
+        for name, value in want["full"].items():
+            assert torch.equal(value, got["full"][name]), (stage, precision, name)
+            tolerance = 1e-6 if precision == "fp32" else 2e-2
+            torch.testing.assert_close(other["full"][name], value, rtol=0, atol=tolerance)
+
+
+def test_a_broken_checkpoint_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(_train, 1, str(tmp_path), 1, [(2, "fp32")], 0, 1)
+    run(_train, 1, str(tmp_path), 1, [(2, "fp32")], 1, 2)
+    place = tmp_path / "2-fp32"
+    older, newer = checkpoint.committed(place)
+    assert checkpoint.verify(older) == checkpoint.verify(newer) == []
+    (place / ".step-00000003.partial").mkdir()  # what a kill during saving leaves
+    file = newer / "rank-00000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    found = checkpoint.latest(place)
+    assert found is not None and found.path == older
+    assert "step-00000002" in caplog.text and "SHA-256" in caplog.text
+    file.write_bytes(data[:-1])
+    assert "bytes" in checkpoint.verify(newer)[0]
+    (newer / "COMMIT.json").unlink()
+    assert "COMMIT.json" in checkpoint.verify(newer)[0]
+
+
+def test_a_model_that_differs_is_refused_by_name(tmp_path: Path) -> None:
+    run(_train, 1, str(tmp_path), 1, [(2, "fp32")], 0, 1)
+    saved = checkpoint.latest(tmp_path / "2-fp32")
+    assert saved is not None
+    model = Toy()
+    model.branches["sequence"][0] = torch.nn.Linear(5, 17)
+    with pytest.raises(ValueError, match=r"branches\.sequence\.0\.(bias|weight)"):
+        saved.load_model(model)
