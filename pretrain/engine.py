@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pretrain import distributed
 from pretrain.batch import Batch, Features, Losses
 from pretrain.config import Config
+from pretrain.objectives.contrastive import collect
 
 STATES = ("weight", "exp_avg", "exp_avg_sq")  # what a fragment holds: fp32 master weight and AdamW's moments
 
@@ -142,7 +143,7 @@ class Engine:
         """The model's `task` on one batch, without gradient."""
         self.deepspeed.eval()
         try:
-            return self._forward(features, batch, task=task)
+            return self._forward(self._cast(features), batch, task=task)
         finally:
             self.deepspeed.train()
 
@@ -160,8 +161,8 @@ class Engine:
         their embeddings are gathered first, without gradient, and each micro-batch is then run again with its own."""
         negatives = None
         if len(batches) > 1 and self.deepspeed.module.contrastive:
-            parts = [self.evaluate(batch, self._cast(encode(batch)), "negatives") for batch in batches]
-            negatives = self.deepspeed.module.gather_negatives(parts)
+            parts = [self.evaluate(batch, encode(batch), "negatives") for batch in batches]
+            negatives = collect(parts, [batch.slots for batch in batches])
         for batch in batches:
             yield batch, self._cast(encode(batch)), negatives
 
@@ -192,25 +193,11 @@ class Engine:
         norm = self.deepspeed.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
 
-    def gradients(self) -> dict[str, Tensor]:
-        """Every parameter's full fp32 gradient between backward and step (for tests)."""
-        from deepspeed.utils import safe_get_full_grad
-
-        return {name: safe_get_full_grad(parameter).float().cpu().clone() for name, parameter in self.names.items()}
-
-    def fragments(self) -> list[Fragment]:
-        """What this rank owns and a checkpoint of it must hold. Over all ranks every element occurs exactly once."""
-        return [fragment for fragment, _, _ in self._owned()]
-
-    def read(self, fragment: Fragment) -> dict[str, Tensor]:
-        """The fragment's fp32 values by `STATES`, flat, on the CPU; moments are 0 before the first step."""
-        for owned, flat, place in self._owned():
-            if owned == fragment:
-                return self._read(flat, place, fragment.length)
-        raise KeyError(fragment)
-
     def read_all(self) -> Iterator[tuple[Fragment, dict[str, Tensor]]]:
-        """Every owned fragment with its values, one at a time."""
+        """Every fragment that this rank owns, with its flat fp32 values on the CPU by `STATES`, one at a time.
+
+        A checkpoint of the rank must hold them; over all ranks every element occurs once. Moments are 0 before step 1.
+        """
         for fragment, flat, place in self._owned():
             yield fragment, self._read(flat, place, fragment.length)
 

@@ -6,19 +6,10 @@ from pydantic import Field
 
 from pretrain.checkpoint import CheckpointConfig
 from pretrain.config import Config
-from pretrain.data.loader import LoaderConfig
-from pretrain.data.plan import PlanConfig
+from pretrain.data.loader import DataConfig
 from pretrain.encoders.bundle import EncodersConfig
 from pretrain.engine import EngineConfig, OptimizerConfig
 from pretrain.models import ModelConfig
-
-
-class DataConfig(Config):
-    """path: a prepared data set. plan: how steps are made of its training split. loader: how they are read."""
-
-    path: Path
-    plan: PlanConfig
-    loader: LoaderConfig = LoaderConfig()
 
 
 class ValidationConfig(Config):

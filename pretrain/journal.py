@@ -1,0 +1,65 @@
+"""What a run says of itself: `log.jsonl` for programs, TensorBoard for curves, one line on the screen for people.
+
+Rank 0 writes; on every other rank a journal is silent. A resumed run appends: where steps repeat, the later record holds.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from pretrain import distributed
+
+
+class Journal:
+    """Open it as a context. Records are flushed as they are written, so a killed run has said all that it did."""
+
+    def __init__(self, folder: Path, tensorboard: bool) -> None:
+        self.writes = distributed.rank() == 0
+        if self.writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / "log.jsonl").open("a")
+            self._board = _board(folder / "tensorboard") if tensorboard else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.writes:
+            self._file.close()
+            if self._board:
+                self._board.close()
+
+    def record(self, event: str, step: int, **facts: Any) -> None:
+        """One line of `log.jsonl`: {"event", "step", "time", …facts}; numbers go to TensorBoard too."""
+        if not self.writes:
+            return
+        entry = {"event": event, "step": step, "time": round(time.time(), 3), **facts}
+        self._file.write(json.dumps(entry, allow_nan=True) + "\n")
+        self._file.flush()
+        if self._board:
+            for name, value in _numbers(facts):
+                self._board.add_scalar(f"{event}/{name}", value, step)
+
+    def say(self, text: str) -> None:
+        """A line for people, on standard error."""
+        if self.writes:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _numbers(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Every number in nested facts, with its path as name."""
+    found = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            found += _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found.append((prefix + name, float(value)))
+    return found
+
+
+def _board(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))

@@ -1,0 +1,105 @@
+"""Two ranks are one rank: losses and gradients of AMMA's joined step, also where a rank lacks a modality altogether."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from pretrain import distributed, models
+from pretrain.batch import Batch, Features, Images, Sequences, Structures, Texts, Tokens, offsets_of
+from pretrain.engine import Engine, EngineConfig, OptimizerConfig, start
+from pretrain.models.amma import AmmaConfig, DecoderConfig
+from pretrain.sample import Modality
+from tests.ranks.processes import run
+
+WIDTHS = {Modality.SEQUENCE: 6, Modality.STRUCTURE: 10, Modality.FUNCTION: 4, Modality.IMAGE: 8}
+# Tokens of each protein by modality. The second half has neither structure nor image: on two ranks, rank 1 has none.
+PROTEINS = [(9, 7, 5, 4), (6, 6, 0, 8), (0, 5, 4, 0), (4, 4, 3, 4), (8, 0, 3, 0), (5, 0, 0, 0), (0, 0, 6, 0), (7, 0, 2, 0)]
+BETA = 0.9
+
+
+def _features(protein: int) -> dict[Modality, torch.Tensor]:
+    draw = torch.Generator().manual_seed(protein)
+    return {m: torch.randn(n, WIDTHS[m], generator=draw) for m, n in zip(WIDTHS, PROTEINS[protein], strict=True)}
+
+
+def _batch(proteins: Sequence[int], step: int) -> tuple[Batch, Features]:
+    lengths = {m: torch.tensor([PROTEINS[i][c] for i in proteins], dtype=torch.int64) for c, m in enumerate(WIDTHS)}
+    rows = [_features(i) for i in proteins]
+    features = {
+        m: Tokens(
+            torch.cat([*(row[m] for row in rows), torch.zeros(0, WIDTHS[m])]),
+            offsets_of(lengths[m]),
+            torch.cat([*(torch.arange(int(n)) for n in lengths[m]), torch.zeros(0, dtype=torch.int64)]),
+        )
+        for m in WIDTHS
+    }
+    none, empty = torch.zeros(len(proteins) + 1, dtype=torch.int64), torch.zeros(0)
+    batch = Batch(
+        tuple(f"p{i}" for i in proteins), 7, step, torch.tensor(proteins, dtype=torch.int64), torch.zeros(len(proteins), 2),
+        lengths, Sequences(empty, none), Structures(empty, empty, empty, empty, empty, none), Texts(empty, none),
+        Images(empty, empty, none),
+    )  # fmt: skip
+    return batch, features
+
+
+def _steps(cases: list[tuple[int, str, str, int]]) -> list[dict]:
+    """Per (stage, precision, variant, accumulate): two steps' losses, and after the first the gradient as Adam saw it."""
+    found = []
+    for stage, precision, variant, accumulate in cases:
+        config = EngineConfig(stage=stage, precision=precision, accumulate=accumulate)
+        device = start(config)
+        torch.manual_seed(0)
+        decoder = DecoderConfig(width=8, depth=1, heads=2)
+        amma = AmmaConfig(variant=variant, width=16, depth=2, heads=2, decoder=decoder, embedding=8)
+        model = models.build(amma, WIDTHS)
+        engine = Engine(model, config, OptimizerConfig(betas=(BETA, 0.99), clip=0.0, weight_decay=0.0), device)
+        share = len(PROTEINS) // distributed.world()
+        mine = range(distributed.rank() * share, (distributed.rank() + 1) * share)
+        losses, gradients = [], {}
+        for step in range(2):
+            pairs = [_batch(mine[g::accumulate], step) for g in range(accumulate)]
+            features = {batch.keys: tokens for batch, tokens in pairs}
+            result = engine.step([batch for batch, _ in pairs], lambda batch, f=features: f[batch.keys], 1e-3)
+            losses.append(result.losses | {"norm": result.gradient_norm})
+            if step == 0:  # Adam's first moment after one step is (1 − β₁) × gradient
+                gradients = {f"{f.name}@{f.start}": v["exp_avg"] / (1 - BETA) for f, v in engine.read_all()}
+        found.append({"losses": losses, "gradients": gradients})
+    dist.destroy_process_group()
+    return found
+
+
+def _whole(ranks: list[list[dict]], case: int) -> dict[str, torch.Tensor]:
+    """Parameter → its whole gradient, put together from every rank's fragments."""
+    parts: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for rank in ranks:
+        for place, value in rank[case]["gradients"].items():
+            name, _, begin = place.rpartition("@")
+            parts.setdefault(name, []).append((int(begin), value))
+    return {name: torch.cat([value for _, value in sorted(found, key=lambda p: p[0])]) for name, found in parts.items()}
+
+
+FP32 = [
+    (stage, "fp32", variant, accumulate)
+    for stage in range(4)
+    for variant, accumulate in (("reconstruction", 1), ("reconstruction", 2), ("contrastive", 1), ("contrastive", 2))
+]
+BF16 = [(stage, "bf16", "reconstruction", 1) for stage in range(4)]
+
+
+@pytest.mark.parametrize(("cases", "close", "gradient"), [(FP32, 1e-5, 1e-5), (BF16, 3e-2, 5e-2)], ids=["fp32", "bf16"])
+def test_two_ranks_equal_one(cases: list[tuple[int, str, str, int]], close: float, gradient: float) -> None:
+    one, two = run(_steps, 1, cases), run(_steps, 2, cases)
+    reference = {c[2]: _whole(one, i) for i, c in enumerate(cases) if c[0] == 2 and c[3] == 1}
+    for i, case in enumerate(cases):
+        assert two[0][i]["losses"] == two[1][i]["losses"], case
+        for step in range(2):
+            want, got = one[0][i]["losses"][step], two[0][i]["losses"][step]
+            assert want.keys() == got.keys() and all(value > 0 for value in want.values()), case
+            assert got == pytest.approx(want, rel=close), (case, step)
+        whole = _whole(two, i)
+        scale = max(float(value.abs().max()) for value in reference[case[2]].values())
+        for name, value in reference[case[2]].items():  # one reference for every stage and cut: they must agree too
+            difference = float((whole[name] - value).abs().max())
+            assert difference <= gradient * scale, (case, name, difference, scale)
