@@ -69,9 +69,7 @@ class Masks:
     kept: Mapping[Modality, Tensor]
 
 
-def draw_masks(
-    lengths: Mapping[Modality, Tensor], seed: int, step: int, slots: Tensor, config: MaskingConfig
-) -> Masks:
+def draw_masks(lengths: Mapping[Modality, Tensor], seed: int, step: int, slots: Tensor, config: MaskingConfig) -> Masks:
     """What each protein shows of itself at this step, whoever its rank and batch mates are.
 
     lengths: modality → int64 [B], tokens per protein, 0 where absent. slots: int64 [B], its place in the step.

@@ -1,0 +1,305 @@
+"""AMMA: one encoder over the visible tokens of every modality, one decoder per modality, and who may see whom.
+
+Frozen features → linear → a share of the tokens stays visible (`pretrain.masking`) → one transformer over all visible
+tokens of a protein and one global token → per modality a decoder that reconstructs the frozen features. Asymmetry is
+which latents each decoder sees (`sees`). Ko, Lee, Kim & Hwang, "AMMA"; masking as MultiMAE (Bachmann et al. 2022).
+
+The encoder itself mixes modalities: a latent *of* the sequence has attended to visible structure tokens. `sees` decides
+whose latents a decoder reads, not which inputs they know; that is what makes a decoder that reads sequence latents
+alone push structure and function into them. No masked feature reaches any decoder, by any path.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from pretrain.batch import Batch, Features, Loss, Losses, Tokens
+from pretrain.config import Config
+from pretrain.layers.projection import Projection, Temperature, mean
+from pretrain.layers.transformer import CrossBlock, Mark, Transformer, interleave, sinusoid
+from pretrain.masking import MaskingConfig, Masks, draw_masks
+from pretrain.objectives.contrastive import Negatives, Rows, gather, info_nce
+from pretrain.objectives.reconstruction import reconstruction
+from pretrain.sample import Modality
+
+SEQUENCE, STRUCTURE, FUNCTION, IMAGE = Modality
+ALL = tuple(Modality)
+PRESETS: dict[str, dict[Modality, tuple[Modality, ...]]] = {
+    "cumulative": {SEQUENCE: ALL[:1], STRUCTURE: ALL[:2], FUNCTION: ALL[:3], IMAGE: ALL},
+    "sequence_only": {SEQUENCE: ALL[:1], STRUCTURE: ALL[:1], FUNCTION: ALL[:1], IMAGE: ALL},
+    "symmetric": {SEQUENCE: ALL[:3], STRUCTURE: ALL[:3], FUNCTION: ALL[:3], IMAGE: ALL},
+}
+
+
+class Sees(Config):
+    """One decoder's row of the matrix: the modalities whose latents it reads, and whether it reads the global token."""
+
+    tokens: tuple[Modality, ...]
+    global_token: bool = True
+
+
+class Weights(Config):
+    """Weight of each modality's reconstruction loss."""
+
+    sequence: float = Field(default=1.0, ge=0)
+    structure: float = Field(default=1.0, ge=0)
+    function: float = Field(default=1.0, ge=0)
+    image: float = Field(default=1.0, ge=0)
+
+
+class DecoderConfig(Config):
+    width: int = Field(default=256, gt=0, multiple_of=2)
+    depth: int = Field(default=2, gt=0)
+    heads: int = Field(default=8, gt=0)
+
+
+class AmmaConfig(Config):
+    """Defaults are the paper's size.
+
+    sees: a preset, or a row for each of `modalities`. loss_on: score masked tokens only, or all. normalize_targets:
+    layer-norm each target token. confidence_weighted: a structure token's error counts pLDDT/100 times. variant
+    "contrastive": the same encoder on each modality alone, pairwise InfoNCE in a space of width `embedding`, starting
+    at `temperature`.
+    """
+
+    kind: Literal["amma"] = "amma"
+    variant: Literal["reconstruction", "contrastive"] = "reconstruction"
+    modalities: tuple[Modality, ...] = Field(default=ALL, min_length=1)
+    width: int = Field(default=768, gt=0, multiple_of=2)
+    depth: int = Field(default=12, gt=0)
+    heads: int = Field(default=12, gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    decoder: DecoderConfig = DecoderConfig()
+    masking: MaskingConfig = MaskingConfig()
+    sees: Literal["cumulative", "sequence_only", "symmetric"] | dict[Modality, Sees] = "cumulative"
+    loss_on: Literal["masked", "all"] = "masked"
+    normalize_targets: bool = False
+    confidence_weighted: bool = False
+    weights: Weights = Weights()
+    temperature: float = Field(default=0.07, gt=0)
+    embedding: int = Field(default=256, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, part in (("", self), ("decoder.", self.decoder)):
+            if part.width % part.heads:
+                raise ValueError(f"{name}width {part.width} must be a multiple of {name}heads {part.heads}")
+        if list(self.modalities) != [m for m in Modality if m in self.modalities]:
+            raise ValueError(f"modalities must be distinct and in the order {', '.join(Modality)}")
+        if self.variant == "contrastive" and len(self.modalities) < 2:
+            raise ValueError("the contrastive variant compares pairs; name at least two modalities")
+        if not isinstance(self.sees, str) and set(self.sees) != set(self.modalities):
+            raise ValueError(f"sees must have a row for each of {', '.join(self.modalities)} and no other")
+        for modality in self.modalities:
+            row = self.row(modality)
+            if not set(row.tokens) <= set(self.modalities) or not (row.tokens or row.global_token):
+                raise ValueError(f"sees.{modality} must name some of {', '.join(self.modalities)}, or the global token")
+        return self
+
+    def row(self, modality: Modality) -> Sees:
+        """What the decoder of `modality` sees. A preset's row is narrowed to the modalities that the model has."""
+        if isinstance(self.sees, str):
+            return Sees(tokens=tuple(m for m in PRESETS[self.sees][modality] if m in self.modalities))
+        return self.sees[modality]
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """The encoder's output. tokens: modality → its latents, width D. global_token: [B, D]."""
+
+    tokens: dict[Modality, Tokens]
+    global_token: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """One vector per protein. values: modality → [B, D], that modality encoded alone; 0 where `present` [B] is False.
+
+    fused: [B, D], all that a protein has encoded together.
+    """
+
+    values: Mapping[Modality, Tensor]
+    present: Mapping[Modality, Tensor]
+    fused: Tensor
+
+
+Task = Literal["losses", "negatives", "embeddings", "latents"]
+
+
+class Amma(nn.Module):
+    """widths: modality → width of its frozen features."""
+
+    def __init__(self, config: AmmaConfig, widths: Mapping[Modality, int]):
+        super().__init__()
+        if missing := [m for m in config.modalities if m not in widths]:
+            raise ValueError(f"the model has {', '.join(missing)} but encoders give only {', '.join(widths)}")
+        self.config, self.modalities = config, config.modalities
+        self.projections = nn.ModuleDict({m.value: Projection(widths[m], config.width) for m in self.modalities})
+        self.global_token = Mark(config.width)
+        self.encoder = Transformer(config.width, config.depth, config.heads, config.mlp_ratio)
+        if config.variant == "reconstruction":
+            self.decoders = nn.ModuleDict({m.value: Decoder(m, config, widths[m]) for m in self.modalities})
+        else:
+            self.head = nn.Linear(config.width, config.embedding)
+            self.temperature = Temperature(config.temperature)
+
+    @property
+    def pairs(self) -> tuple[tuple[Modality, Modality], ...]:
+        return tuple(combinations(self.modalities, 2))
+
+    def loss_names(self) -> tuple[str, ...]:
+        """Every name that `forward` returns a loss for, always all of them."""
+        if self.config.variant == "reconstruction":
+            return tuple(f"reconstruction/{m}" for m in self.modalities)
+        return tuple(f"contrastive/{a}-{b}" for a, b in self.pairs)
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Each loss's count, known before anything is encoded: scored tokens, or proteins showing both of a pair."""
+        masks = self._masks(batch)
+        if self.config.variant == "reconstruction":
+            scored = (self._scored(masks.visible[m]) for m in self.modalities)
+            return {name: int(rows.sum()) for name, rows in zip(self.loss_names(), scored, strict=True)}
+        both = ((masks.kept[a] > 0) & (masks.kept[b] > 0) for a, b in self.pairs)
+        return {name: int(rows.sum()) for name, rows in zip(self.loss_names(), both, strict=True)}
+
+    def forward(
+        self, features: Features, batch: Batch | None = None, negatives: Negatives | None = None, task: Task = "losses"
+    ) -> Losses | Rows | Embeddings | Latents:
+        """The one entrance to the parameters, so that an engine around the model sees every use of them.
+
+        losses: of `batch`'s masks; contrastive ones compare with `negatives`, or with the other ranks' rows where None.
+        negatives: what the contrastive variant compares, of this batch, for `objectives.contrastive.collect`.
+        embeddings, latents: of whole proteins, nothing masked; no batch needed.
+        """
+        if task == "latents":
+            return self._encode({m: features[m] for m in self.modalities})
+        if task == "embeddings":
+            return self._embeddings(features)
+        assert batch is not None, f"{task} need the batch: it keys the masks"
+        masks = self._masks(batch)
+        visible = {m: mask.to(features[m].values.device) for m, mask in masks.visible.items()}
+        for m in self.modalities:
+            announced, found = batch.lengths[m].tolist(), features[m].lengths.tolist()
+            assert announced == found, f"{m}: the batch announced tokens {announced}, the encoder gave {found}"
+        if self.config.variant == "reconstruction":
+            assert task == "losses", "only the contrastive variant has negatives"
+            return self._reconstruct(features, batch, visible)
+        rows = self._alone({m: features[m].select(visible[m]) for m in self.modalities})
+        return rows if task == "negatives" else self._contrast(rows, batch, negatives)
+
+    def embed(self, features: Features) -> Embeddings:
+        """For retrieval: means of final latents, each modality encoded alone (contrastive: in the compared space)."""
+        return self(features, task="embeddings")
+
+    def encode(self, features: Features) -> Latents:
+        """The latents of every token, all modalities together: per-residue representations."""
+        return self(features, task="latents")
+
+    def _masks(self, batch: Batch) -> Masks:
+        lengths = {m: batch.lengths[m] for m in self.modalities}
+        return draw_masks(lengths, batch.seed, batch.step, batch.slots, self.config.masking)
+
+    def _scored(self, visible: Tensor) -> Tensor:
+        return ~visible if self.config.loss_on == "masked" else torch.ones_like(visible)
+
+    def _encode(self, tokens: dict[Modality, Tokens], alone: bool = False) -> Latents:
+        """One pass of the encoder, over each protein's tokens and a global token; `alone`: over each modality's of it.
+
+        Alone, a protein is as many segments as there are modalities, each with a global token, which are not returned.
+        """
+        proteins = len(next(iter(tokens.values())).offsets) - 1
+        segments = proteins * len(tokens) if alone else proteins
+        rows = [self.projections[m](each.values, each.positions) for m, each in tokens.items()]
+        rows.insert(0, self.global_token(rows[0].new_zeros(segments, self.config.width)))
+        owners = [each.owners + (i * proteins if alone else 0) for i, each in enumerate(tokens.values())]
+        owners.insert(0, torch.arange(segments, device=rows[0].device))
+        order, offsets = interleave(owners, segments)
+        encoded = self.encoder(torch.cat(rows)[order], offsets)[order.argsort()]
+        globals_, *latents = encoded.split([len(part) for part in rows])
+        parts = {m: replace(each, values=part) for (m, each), part in zip(tokens.items(), latents, strict=True)}
+        return Latents(parts, globals_[:proteins])
+
+    def _reconstruct(self, features: Features, batch: Batch, visible: dict[Modality, Tensor]) -> Losses:
+        latents = self._encode({m: features[m].select(visible[m]) for m in self.modalities})
+        losses: Losses = {}
+        for m in self.modalities:
+            prediction = self.decoders[m](latents, features[m].positions, features[m].offsets, visible[m])
+            scored = self._scored(visible[m])
+            weights = _confidence(batch, features[m]) if m is STRUCTURE and self.config.confidence_weighted else None
+            error = reconstruction(prediction, features[m].values, scored, self.config.normalize_targets, weights)
+            losses[f"reconstruction/{m}"] = Loss(error, int(scored.sum()), getattr(self.config.weights, m))
+        return losses
+
+    def _alone(self, tokens: dict[Modality, Tokens]) -> Rows:
+        latents = self._encode(tokens, alone=True).tokens
+        present = {m: each.lengths > 0 for m, each in tokens.items()}
+        return Rows({m: self._vector([each]) * present[m].unsqueeze(1) for m, each in latents.items()}, present)
+
+    def _vector(self, latents: list[Tokens]) -> Tensor:
+        """float32 [B, D]: the mean of each protein's latents; in the contrastive variant, where they are compared."""
+        means = mean(latents)
+        if self.config.variant == "reconstruction":
+            return means
+        return normalize(self.head(means.to(self.head.weight.dtype)).float(), dim=1)
+
+    def _contrast(self, rows: Rows, batch: Batch, negatives: Negatives | None) -> Losses:
+        step, own = gather(rows) if negatives is None else negatives.with_own(rows, batch.slots)
+        temperature = self.temperature()
+        losses: Losses = {}
+        for a, b in self.pairs:
+            both = step.present[a] & step.present[b]
+            error = info_nce(step.embeddings[a], step.embeddings[b], both, own, temperature)
+            losses[f"contrastive/{a}-{b}"] = Loss(error, int((both & own).sum()))
+        return losses
+
+    def _embeddings(self, features: Features) -> Embeddings:
+        tokens = {m: features[m] for m in self.modalities}
+        together, alone = self._encode(tokens), self._alone(tokens)
+        return Embeddings(alone.embeddings, alone.present, self._vector(list(together.tokens.values())))
+
+
+class Decoder(nn.Module):
+    """All slots of one modality, filled in from the latents that its row of `sees` names."""
+
+    def __init__(self, modality: Modality, config: AmmaConfig, target: int):
+        super().__init__()
+        self.modality, self.sees, self.width = modality, config.row(modality), config.decoder.width
+        width = self.width
+        self.adopt = nn.Linear(config.width, width) if modality in self.sees.tokens else None
+        self.mask = Mark(width)
+        self.mark = Mark(width)
+        self.cross = CrossBlock(width, config.decoder.heads, config.width, config.mlp_ratio)
+        self.blocks = Transformer(width, config.decoder.depth, config.decoder.heads, config.mlp_ratio)
+        self.out = nn.Linear(width, target)
+
+    def forward(self, latents: Latents, positions: Tensor, offsets: Tensor, visible: Tensor) -> Tensor:
+        """[N, target]. positions, visible: [N], of every slot; this modality's latents are those of the visible."""
+        rows = self.mask(latents.global_token.new_zeros(len(positions), self.width))
+        if self.adopt is not None:
+            own = self.adopt(latents.tokens[self.modality].values)
+            rows = rows.masked_scatter(visible.unsqueeze(1), own.to(rows.dtype))
+        rows = self.mark(rows + sinusoid(positions, self.width).to(rows.dtype))
+        context, context_offsets = self._context(latents)
+        return self.out(self.blocks(self.cross(rows, context, offsets, context_offsets), offsets))
+
+    def _context(self, latents: Latents) -> tuple[Tensor, Tensor]:
+        proteins = len(latents.global_token)
+        parts = [(latents.tokens[m].values, latents.tokens[m].owners) for m in self.sees.tokens]
+        if self.sees.global_token:
+            parts.append((latents.global_token, torch.arange(proteins, device=latents.global_token.device)))
+        order, offsets = interleave([owners for _, owners in parts], proteins)
+        return torch.cat([values for values, _ in parts])[order], offsets
+
+
+def _confidence(batch: Batch, tokens: Tokens) -> Tensor:
+    """float32 [N]: pLDDT / 100 of each structure token, cropped as the tokens were."""
+    structure = batch.structure
+    confidence = Tokens(structure.confidence, structure.offsets, structure.positions).crop(batch.window)
+    assert torch.equal(confidence.positions, tokens.positions), "the structure encoder must give a token per residue"
+    return confidence.values / 100

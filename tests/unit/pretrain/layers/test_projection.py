@@ -1,0 +1,41 @@
+"""Into the model's width and out of it."""
+
+import torch
+
+from pretrain.batch import Tokens, offsets_of
+from pretrain.layers.projection import Projection, Temperature, mean
+from pretrain.layers.transformer import sinusoid
+
+
+def test_a_projection_adds_position_and_mark():
+    torch.manual_seed(0)
+    projection = Projection(5, 8)
+    values, positions = torch.randn(3, 5), torch.tensor([4, 0, 900])
+    expected = (
+        values @ projection.linear.weight.T + projection.linear.bias + sinusoid(positions, 8) + projection.mark.vector
+    )
+    torch.testing.assert_close(projection(values, positions), expected)
+    half = projection.bfloat16()(values, positions)  # features stay float32 whatever the parameters are
+    assert half.dtype == torch.bfloat16
+
+
+def test_a_temperature_starts_where_it_is_told_and_stays_positive():
+    temperature = Temperature(0.07)
+    torch.testing.assert_close(temperature(), torch.tensor([0.07]))
+    temperature().sum().backward()
+    assert temperature.log.grad is not None and abs(temperature.log.grad.item() - 0.07) < 1e-6
+
+
+def test_the_mean_is_over_all_parts_and_zero_without_tokens():
+    def tokens(lengths: list[int], start: float) -> Tokens:
+        rows = torch.arange(sum(lengths), dtype=torch.float32).unsqueeze(1) + start
+        return Tokens(
+            rows.bfloat16(),
+            offsets_of(torch.tensor(lengths, dtype=torch.int64)),
+            torch.zeros(sum(lengths), dtype=torch.int64),
+        )
+
+    means = mean([tokens([2, 0, 1], 0), tokens([0, 0, 2], 10)])
+    assert means.dtype == torch.float32
+    torch.testing.assert_close(means, torch.tensor([[0.5], [0.0], [(2 + 10 + 11) / 3]]))
+    assert mean([tokens([], 0)]).shape == (0, 1)

@@ -1,0 +1,119 @@
+"""InfoNCE in parts equals InfoNCE in one piece: values and gradients, also of the temperature, also with holes."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from pretrain.objectives import contrastive
+from pretrain.objectives.contrastive import Rows, collect, gather, info_nce
+from pretrain.sample import Modality
+
+A, B = Modality.SEQUENCE, Modality.FUNCTION
+
+
+def naive(left: list[Tensor | None], right: list[Tensor | None], temperature: Tensor) -> Tensor:
+    """Anchor by anchor over the rows that have both."""
+    rows = [i for i in range(len(left)) if left[i] is not None and right[i] is not None]
+    total = temperature.sum() * 0
+    for here, there in ((left, right), (right, left)):
+        for i in rows:
+            scores = {j: (here[i] * there[j]).sum() / temperature for j in rows}  # type: ignore[operator]
+            denominator = torch.stack([score.exp().sum() for score in scores.values()]).sum()
+            total = total - (scores[i].exp().sum() / denominator).log() / 2
+    return total
+
+
+def example(presence: list[tuple[int, int]]) -> tuple[Rows, Tensor]:
+    torch.manual_seed(1)
+    present = torch.tensor(presence, dtype=torch.bool).reshape(-1, 2)
+    values = [normalize(torch.randn(len(present), 5), dim=1) * present[:, i : i + 1] for i in range(2)]
+    rows = Rows({A: values[0].requires_grad_(), B: values[1].requires_grad_()}, {A: present[:, 0], B: present[:, 1]})
+    return rows, torch.tensor([0.3], requires_grad=True)
+
+
+PRESENCE = {
+    "all": [(1, 1)] * 6,
+    "holes": [(1, 1), (1, 0), (1, 1), (0, 1), (0, 0), (1, 1), (1, 1)],
+    "one pair": [(1, 0), (1, 1), (0, 1)],
+    "no pair": [(1, 0), (0, 1)],
+    "nothing": [],
+}
+
+
+@pytest.mark.parametrize("case", PRESENCE)
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_parts_sum_to_the_whole(case: str, parts: int):
+    rows, temperature = example(PRESENCE[case])
+    inputs = [rows.embeddings[A], rows.embeddings[B], temperature]
+    columns = [
+        [v if p else None for v, p in zip(rows.embeddings[m].unbind(), rows.present[m], strict=True)] for m in (A, B)
+    ]
+    expected = naive(columns[0], columns[1], temperature)
+    expected_grads = torch.autograd.grad(expected, inputs, allow_unused=True)
+
+    size = len(PRESENCE[case])
+    slots = [torch.arange(size)[part::parts] for part in range(parts)]  # interleaved: parts need not be contiguous
+    cut = [
+        Rows({m: v[s] for m, v in rows.embeddings.items()}, {m: p[s] for m, p in rows.present.items()}) for s in slots
+    ]
+    negatives = collect(cut, slots)
+    assert not any(values.requires_grad for values in negatives.embeddings.values())
+    total, grads, count = torch.zeros(()), [torch.zeros_like(each) for each in inputs], 0
+    for part, places in zip(cut, slots, strict=True):
+        step, own = negatives.with_own(part, places)
+        both = step.present[A] & step.present[B]
+        loss = info_nce(step.embeddings[A], step.embeddings[B], both, own, temperature)
+        count += int((both & own).sum())
+        total = total + loss.detach()
+        for grad, new in zip(grads, torch.autograd.grad(loss, inputs, retain_graph=True), strict=True):
+            grad += new
+    assert count == sum(a and b for a, b in PRESENCE[case])
+    if count < 2:
+        assert total.item() == 0 and not any(grad.any() for grad in grads)
+    torch.testing.assert_close(total, expected.detach(), rtol=1e-5, atol=1e-6)
+    for grad, want in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, torch.zeros_like(grad) if want is None else want, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_lacking_a_side_do_not_matter():
+    rows, temperature = example(PRESENCE["holes"])
+    both = rows.present[A] & rows.present[B]
+    own = torch.ones(7, dtype=torch.bool)
+    value = info_nce(rows.embeddings[A], rows.embeddings[B], both, own, temperature)
+    other = torch.where(both.unsqueeze(1), rows.embeddings[A], torch.nan)
+    assert torch.equal(info_nce(other, rows.embeddings[B], both, own, temperature), value)
+
+
+def test_gathered_rows_are_the_ranks_in_order_with_one_live(monkeypatch):
+    rows, _ = example([(1, 1), (0, 1)])
+    others, _ = example([(1, 0), (1, 1), (0, 0)])
+
+    def two_ranks(table: Tensor) -> tuple[Tensor, int]:
+        assert table.shape == (2, 12)
+        return torch.cat([contrastive._pack(others).detach(), table]), 3
+
+    monkeypatch.setattr(contrastive, "gather_rows", two_ranks)
+    step, own = gather(rows)
+    assert own.tolist() == [False] * 3 + [True] * 2
+    assert step.present[A].tolist() == [True, True, False, True, False]
+    assert step.present[B].tolist() == [False, True, False, True, True]
+    for m in (A, B):
+        assert torch.equal(step.embeddings[m], torch.cat([others.embeddings[m], rows.embeddings[m]]))
+
+
+def test_a_slot_that_nobody_filled_is_absent():
+    rows, _ = example([(1, 1), (1, 1)])
+    negatives = collect([rows], [torch.tensor([3, 1])])
+    assert negatives.present[A].tolist() == [False, True, False, True]
+    assert (
+        torch.equal(negatives.embeddings[B][[3, 1]], rows.embeddings[B]) and not negatives.embeddings[B][[0, 2]].any()
+    )
+
+
+def test_half_precision_is_compared_in_float32():
+    rows, temperature = example(PRESENCE["all"])
+    every = torch.ones(6, dtype=torch.bool)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = info_nce(rows.embeddings[A], rows.embeddings[B], every, every, temperature)
+    assert torch.equal(loss, info_nce(rows.embeddings[A], rows.embeddings[B], every, every, temperature))
