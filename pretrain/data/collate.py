@@ -6,12 +6,12 @@ whatever micro-batch it lands. Two kinds of cutting happen, and they differ on p
 - An encoder's maximum is deterministic: the first `sequence_max` residues of the protein are all that exists for this
   model, and structure residues beyond them are left out with them; so features stored ahead equal those made live.
   The trade-off: the far end of a protein longer than that is never seen. `Plan.truncated` counts such proteins.
-- The crop is drawn, per step, as a window of residue coordinates. Encoders do not know of it; fusion sees what is inside.
+- The crop is drawn, per step, as a window of residue coordinates. Encoders do not know of it; fusion sees its inside.
 """
 
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from torch import Tensor
 
 from pretrain.batch import Batch, Images, Sequences, Structures, Texts, offsets_of
 from pretrain.masking import Purpose, generator
-from pretrain.sample import BACKBONE, CHANNELS, CorruptSample, Image, Modality, Sample, Structure
+from pretrain.sample import BACKBONE, CHANNELS, CorruptSample, Image, Modality, Sample, Structure, Text
 
+Rng = Callable[[Purpose], np.random.Generator]  # the slot's generators
 WHOLE = 1 << 31  # the end of a window that leaves nothing out
 MAX_PIXELS = 1 << 24  # of one stored image; a PNG of a few kilobytes can claim any size
 
@@ -73,11 +74,15 @@ class Row:
 
 def collate(samples: Sequence[Sample], slots: Sequence[int], seed: int, step: int, spec: InputSpec) -> Batch:
     """The micro-batch of `samples`, whose places in step `step` are `slots`. No samples give a batch of zero rows."""
-    return pack([draw(sample, slot, seed, step, spec) for sample, slot in zip(samples, slots, strict=True)], seed, step, spec)
+    rows = [draw(sample, slot, seed, step, spec) for sample, slot in zip(samples, slots, strict=True)]
+    return pack(rows, seed, step, spec)
 
 
 def draw(sample: Sample, slot: int, seed: int, step: int, spec: InputSpec) -> Row:
-    """One structure, one text, up to `max_images` images and a window. Raises CorruptSample for an image that is none."""
+    """One structure, one text, up to `max_images` images and a window, for the modalities that the model has.
+
+    Raises CorruptSample for an image that is none and a text that cannot be tokenized.
+    """
 
     def rng(purpose: Purpose) -> np.random.Generator:
         return generator(seed, step, slot, purpose)
@@ -88,22 +93,28 @@ def draw(sample: Sample, slot: int, seed: int, step: int, spec: InputSpec) -> Ro
         sequence = np.frombuffer(sample.sequence.encode("ascii"), dtype=np.uint8)[: spec.sequence_max]
     if sample.structures and Modality.STRUCTURE in has:
         structure = _structure(sample.structures, spec.sequence_max if sequence is not None else WHOLE, spec, rng)
-    texts = sample.function.texts if sample.function and Modality.FUNCTION in has else ()
     ids: list[int] = []
-    if texts and spec.tokenize:
-        text = texts[rng(Purpose.TEXT).integers(len(texts)) if len(texts) > 1 else 0]
-        ids = spec.tokenize(text.text)[: spec.text_max]
-    images = sample.images if Modality.IMAGE in has else ()
+    if sample.function and sample.function.texts and Modality.FUNCTION in has:
+        ids = _ids(sample.function.texts, spec, rng)
+    images = list(sample.images) if Modality.IMAGE in has else []
     if len(images) > spec.max_images:
         chosen = rng(Purpose.IMAGE).choice(len(images), spec.max_images, replace=False)
-        images = tuple(images[i] for i in sorted(chosen))
+        images = [images[i] for i in sorted(chosen)]
     pixels = [_pixels(image, spec.image_size) for image in images]
     return Row(sample.key, slot, _window(sequence, structure, spec.crop, rng), sequence, structure, ids, pixels)
 
 
-def _structure(
-    structures: tuple[Structure, ...], end: int, spec: InputSpec, rng: Callable[[Purpose], np.random.Generator]
-) -> Structure | None:
+def _ids(texts: tuple[Text, ...], spec: InputSpec, rng: Rng) -> list[int]:
+    """The word pieces of one of the texts."""
+    assert spec.tokenize is not None, "InputSpec checks this"
+    text = texts[rng(Purpose.TEXT).integers(len(texts)) if len(texts) > 1 else 0].text
+    try:
+        return spec.tokenize(text)[: spec.text_max]
+    except Exception as error:  # what a tokenizer raises for a text that is no Unicode is its own affair
+        raise CorruptSample(f"text {text[:40]!r} cannot be tokenized: {type(error).__name__}: {error}") from error
+
+
+def _structure(structures: tuple[Structure, ...], end: int, spec: InputSpec, rng: Rng) -> Structure | None:
     """One of the structures that begin before residue `end`, cut there and to `structure_max`; None if none does."""
     met = [structure for structure in structures if structure.residue[0] < end]
     if not met:
@@ -113,20 +124,17 @@ def _structure(
     count = min(count, spec.structure_max or count)
     if count == len(chosen):
         return chosen
-    return Structure(
-        id=chosen.id,
+    return replace(
+        chosen,
         coordinates=chosen.coordinates[:count],
         mask=chosen.mask[:count],
         residue=chosen.residue[:count],
         letters=chosen.letters[:count],
-        atoms=chosen.atoms,
         confidence=None if chosen.confidence is None else chosen.confidence[:count],
     )
 
 
-def _window(
-    sequence: NDArray[np.uint8] | None, structure: Structure | None, crop: int, rng: Callable[[Purpose], np.random.Generator]
-) -> tuple[int, int]:
+def _window(sequence: NDArray[np.uint8] | None, structure: Structure | None, crop: int, rng: Rng) -> tuple[int, int]:
     """[start, stop) of the residues that fusion sees: `crop` wide, or everything where that fits.
 
     With a structure, one of its residues is drawn first and then a window around it, so that the structure is always
@@ -158,7 +166,7 @@ def _pixels(image: Image, size: int) -> tuple[NDArray[np.float32], NDArray[np.bo
     except CorruptSample as error:
         raise CorruptSample(f"image {image.id}: {error}") from error
     except Exception as error:  # a damaged PNG makes Pillow raise OSError, SyntaxError, zlib.error, struct.error, ...
-        raise CorruptSample(f"image {image.id} is not a PNG that can be read: {type(error).__name__}: {error}") from error
+        raise CorruptSample(f"image {image.id} cannot be read as PNG: {type(error).__name__}: {error}") from error
     present = np.array([name in image.present for name in CHANNELS]) & (np.arange(len(CHANNELS)) < len(planes))
     pixels = np.zeros((len(CHANNELS), size, size), dtype=np.float32)
     for i in np.flatnonzero(present):
@@ -185,7 +193,10 @@ def pack(rows: Sequence[Row], seed: int, step: int, spec: InputSpec) -> Batch:
             _offsets(0 if row.sequence is None else len(row.sequence) for row in rows),
         ),
         structure=_structures([row.structure for row in rows]),
-        function=Texts(_joined((np.array(row.ids) for row in rows if row.ids), (), np.int64), _offsets(len(row.ids) for row in rows)),
+        function=Texts(
+            torch.tensor([piece for row in rows for piece in row.ids], dtype=torch.int64),
+            _offsets(len(row.ids) for row in rows),
+        ),
         image=Images(
             _joined((plane[None] for plane in pixels), (len(CHANNELS), spec.image_size, spec.image_size), np.float32),
             _joined((present[None] for row in rows for _, present in row.images), (len(CHANNELS),), np.bool_),
@@ -195,14 +206,11 @@ def pack(rows: Sequence[Row], seed: int, step: int, spec: InputSpec) -> Batch:
 
 
 def _lengths(row: Row, spec: InputSpec) -> tuple[int, ...]:
+    """Tokens of each modality, in `Modality`'s order."""
     start, stop = row.window
-    of = {
-        Modality.SEQUENCE: 0 if row.sequence is None else min(stop, len(row.sequence)) - start,
-        Modality.STRUCTURE: 0 if row.structure is None else int(np.diff(np.searchsorted(row.structure.residue, row.window))[0]),
-        Modality.FUNCTION: len(row.ids),
-        Modality.IMAGE: len(row.images) * spec.image_patches,
-    }
-    return tuple(of[modality] for modality in Modality)
+    sequence = 0 if row.sequence is None else min(stop, len(row.sequence)) - start
+    first, last = (0, 0) if row.structure is None else np.searchsorted(row.structure.residue, row.window).tolist()
+    return sequence, last - first, len(row.ids), len(row.images) * spec.image_patches
 
 
 def _structures(drawn: list[Structure | None]) -> Structures:

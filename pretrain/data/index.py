@@ -119,20 +119,26 @@ class Dataset:
 
     @staticmethod
     def open(path: str | Path) -> "Dataset":
-        """Read manifest and indices; no shard is opened. Raises ValueError for a folder that is not a whole data set."""
+        """Read manifest and indices; no shard is opened. ValueError for a folder that is not a whole data set."""
         path = Path(path)
         if not path.is_dir():
             raise ValueError(f"no data set at {path}: there is no such folder; `fourfold prepare` writes one")
         if not (path / MANIFEST).is_file():
-            raise ValueError(f"{path} has no {MANIFEST}: its preparation was interrupted, or this is no data set; prepare it again")
+            raise ValueError(
+                f"{path} has no {MANIFEST}: its preparation was interrupted, or this is no data set; prepare it again"
+            )
         text = (path / MANIFEST).read_bytes()
         try:
             manifest = json.loads(text)
             if manifest["format"] != FORMAT:
-                raise ValueError(f"{path / MANIFEST}: format {manifest['format']!r}; this version of Fourfold reads {FORMAT}")
+                raise ValueError(
+                    f"{path / MANIFEST}: format {manifest['format']!r}; this version of Fourfold reads {FORMAT}"
+                )
             splits = {split: _groups(path, split, manifest["splits"][split]) for split in manifest["splits"]}
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path / MANIFEST} is damaged ({type(error).__name__}: {error}); prepare the data set again") from error
+            raise ValueError(
+                f"{path / MANIFEST} is damaged ({type(error).__name__}: {error}); prepare the data set again"
+            ) from error
         return Dataset(path, manifest, hashlib.sha256(text).hexdigest(), splits)
 
     def groups(self, split: str) -> dict[str, Group]:
@@ -150,7 +156,9 @@ class Dataset:
         span = self._files.read(self.path / shard, int(table.offset[i]), size)
         try:
             if len(span) != size or zlib.crc32(span) != table.crc[i]:
-                raise CorruptSample(f"{len(span)} of {size} bytes read, checksum {'is wrong' if len(span) == size else 'not taken'}")
+                raise CorruptSample(
+                    f"{len(span)} of {size} bytes read, checksum {'is wrong' if len(span) == size else 'not taken'}"
+                )
             sample = decode(members(span))
             if sample.key != key:
                 raise CorruptSample(f"the shard holds {sample.key} here")
@@ -191,10 +199,14 @@ def _group(root: Path, split: str, name: str, shards: list[dict[str, Any]]) -> G
     """Check a group's files against the manifest and join their indices."""
     subset = tuple(modality for modality in Modality if modality in name.split("_"))
     if not subset or group_name(subset) != name:
-        raise ValueError(f"{root / MANIFEST}: {split}/{name} is not a set of modalities; known, in this order: {list(map(str, Modality))}")
+        raise ValueError(
+            f"{root / MANIFEST}: {split}/{name} is not a set of modalities, of {', '.join(Modality)} in order"
+        )
     indices = [_shard(root, split, name, shard) for shard in shards]
     columns = {
-        f.name: np.concatenate([getattr(index, f.name) for index in indices]) for f in fields(ShardIndex) if f.name != "keys"
+        f.name: np.concatenate([getattr(index, f.name) for index in indices])
+        for f in fields(ShardIndex)
+        if f.name != "keys"
     }
     keys = np.array([key for index in indices for key in index.keys], dtype=np.bytes_)
     starts = np.cumsum([0, *map(len, indices)], dtype=np.int64)
@@ -209,15 +221,21 @@ def _shard(root: Path, split: str, name: str, shard: dict[str, Any]) -> ShardInd
         raise ValueError(f"{root / MANIFEST}: shard {shard['path']!r} does not lie in {split}/{name}")
     for file in (tar, path):
         if not file.is_file():
-            raise ValueError(f"{file} is in the manifest but not in the folder; copy it again, or prepare the data set again")
+            raise ValueError(
+                f"{file} is in the manifest but not in the folder; copy it again, or prepare the data set again"
+            )
     if tar.stat().st_size != shard["bytes"]:
-        raise ValueError(f"{tar}: {tar.stat().st_size} bytes, {shard['bytes']} in the manifest; copy it or prepare it again")
+        raise ValueError(
+            f"{tar}: {tar.stat().st_size} bytes, {shard['bytes']} in the manifest; copy it or prepare it again"
+        )
     if hashlib.sha256(path.read_bytes()).hexdigest() != shard["index_sha256"]:
         raise ValueError(f"{path}: not the file of the manifest (its SHA-256 differs); copy it or prepare it again")
     index = ShardIndex.read(path)
     if len(index) != shard["samples"]:
         raise ValueError(f"{path}: {len(index)} samples, {shard['samples']} in the manifest; prepare it again")
-    if len(index) and (index.offset.min() < 0 or index.size.min() < 0 or (index.offset + index.size).max() > shard["bytes"]):
+    if len(index) and (
+        index.offset.min() < 0 or index.size.min() < 0 or (index.offset + index.size).max() > shard["bytes"]
+    ):
         raise ValueError(f"{path}: samples at bytes beyond the shard's {shard['bytes']}; prepare it again")
     return index
 
@@ -239,7 +257,9 @@ class _Files:
             try:
                 file = self._open[path] = _File(path)
             except OSError as error:
-                raise ValueError(f"{path} was there when the data set was opened and cannot be read now: {error}") from error
+                raise ValueError(
+                    f"{path} was there when the data set was opened and cannot be read now: {error}"
+                ) from error
             if len(self._open) > self._limit:
                 self._open.popitem(last=False)
         else:

@@ -1,0 +1,203 @@
+"""Position → steps: the plan runs in the main process, reading and drawing in workers, and steps come out in order.
+
+A worker gets a micro-batch's list of entries and gives back a `Batch`; it holds no state that matters. So what a step
+contains, and where resume begins, cannot depend on how many workers there are or how far ahead they read.
+"""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pydantic
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as MapDataset
+
+from pretrain.batch import Batch
+from pretrain.config import Config
+from pretrain.data.collate import InputSpec, draw, pack
+from pretrain.data.index import Dataset
+from pretrain.data.plan import Entry, Plan, PlanConfig, Position, StepPlan
+from pretrain.sample import CorruptSample
+
+log = logging.getLogger(__name__)
+
+AHEAD = 2  # micro-batches that each worker prepares ahead
+DAMAGED_IN_ROW = 16
+
+
+class DataConfig(Config):
+    """Which data set, how steps are made of it, how they are read.
+
+    workers: processes per rank that read ahead; 0 reads in the training process. max_damaged_in_row: samples in a row
+    that may be damaged (they are skipped, counted and named) before the run stops.
+    """
+
+    path: Path
+    plan: PlanConfig
+    workers: int = pydantic.Field(default=0, ge=0)
+    max_damaged_in_row: int = pydantic.Field(default=DAMAGED_IN_ROW, ge=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step as one rank sees it.
+
+    plan: the whole step's, all ranks' entries. position: after this step; a checkpoint made now stores it.
+    batches: this rank's micro-batches, exactly G, some possibly of zero proteins. skipped: this rank's damaged samples,
+    `shard: key: what`. waited: seconds that the training process spent waiting for this step's data.
+    """
+
+    plan: StepPlan
+    position: Position
+    batches: tuple[Batch, ...]
+    skipped: tuple[str, ...]
+    waited: float
+
+
+class Loader:
+    """This rank's part of every step of a plan. Raises ValueError for a step that cannot be cut over the ranks."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        plan: Plan,
+        spec: InputSpec,
+        rank: int,
+        world: int,
+        accumulate: int,
+        workers: int = 0,
+        max_damaged_in_row: int = DAMAGED_IN_ROW,
+    ) -> None:
+        plan.check(world, accumulate)
+        self.plan, self.rank, self.world, self.accumulate = plan, rank, world, accumulate
+        self.workers, self.max_damaged_in_row = workers, max_damaged_in_row
+        self._reader = _Reader(dataset, plan.split, plan.seed, spec)
+
+    def steps(self, position: Position) -> Iterator[Step]:
+        """Endless: the step at `position` and those after it."""
+
+        def planned() -> Iterator[tuple[StepPlan, Position]]:
+            after = position
+            while True:
+                plan, after = self.plan.next(after)
+                yield plan, after
+
+        return self._run(planned())
+
+    def once(self, limit: int | None = None) -> Iterator[Step]:
+        """Every sample of the split once, or the first `limit`; see `Plan.once`. Equally many steps on every rank."""
+        return self._run((plan, Position()) for plan in self.plan.once(limit))
+
+    def _run(self, planned: Iterable[tuple[StepPlan, Position]]) -> Iterator[Step]:
+        sent: deque[tuple[StepPlan, Position]] = deque()  # planned for the workers, not yet given out
+
+        def works() -> Iterator[_Work]:
+            for plan, after in planned:
+                sent.append((plan, after))
+                for entries in plan.cut(self.world, self.accumulate)[self.rank]:
+                    yield _Work(plan.step, entries)
+
+        parts, in_row = iter(self._ahead(works())), 0
+        while True:
+            began = time.perf_counter()
+            got: list[_Part] = list(islice(parts, self.accumulate))
+            if not got:
+                return
+            waited = time.perf_counter() - began
+            in_row = self._note([outcome for part in got for outcome in part.outcomes], in_row)
+            skipped = tuple(outcome for part in got for outcome in part.outcomes if outcome)
+            yield Step(*sent.popleft(), tuple(part.batch for part in got), skipped, waited)
+
+    def _ahead(self, works: Iterator["_Work"]) -> DataLoader:
+        if self.workers:  # the library warns, or hangs, when its threads have run before a fork
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        return DataLoader(
+            self._reader,
+            batch_size=None,
+            sampler=works,  # type: ignore[arg-type]  # an iterable serves; only its order is used
+            num_workers=self.workers,
+            prefetch_factor=AHEAD if self.workers else None,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # one part, where the library expects a list
+            generator=torch.Generator(),  # its own: making an iterator must not move the training's generator
+        )
+
+    def _note(self, outcomes: list[str], in_row: int) -> int:
+        """Warn of each damaged sample; ValueError after too many in a row. Returns how many in a row there are now."""
+        for what in outcomes:
+            in_row = in_row + 1 if what else 0
+            if what:
+                log.warning("skipped a damaged sample: %s", what)
+            if in_row > self.max_damaged_in_row:
+                raise ValueError(
+                    f"{in_row} damaged samples in a row, the last {what}; the data set is broken: compare its files "
+                    "with the hashes in its manifest, and copy or prepare it again (max_damaged_in_row is the limit)"
+                )
+        return in_row
+
+
+def evaluation_batches(
+    dataset: Dataset,
+    split: str,
+    spec: InputSpec,
+    samples: int,
+    *,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    limit: int | None = None,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """A split once, `samples` at a time cut over the ranks; one batch per step and rank, some possibly empty.
+
+    Order and draws depend on the data set and `seed` alone, so validations are comparable with each other.
+    """
+    plan = Plan(dataset, split, PlanConfig(samples=samples), seed, spec)
+    for step in Loader(dataset, plan, spec, rank, world, 1, workers).once(limit):
+        yield step.batches[0]
+
+
+@dataclass(frozen=True)
+class _Work:
+    step: int
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A micro-batch, and per entry what was wrong with it ("" for nothing)."""
+
+    batch: Batch
+    outcomes: tuple[str, ...]
+
+
+class _Reader(MapDataset):
+    """Work → part; what runs in a worker."""
+
+    def __init__(self, dataset: Dataset, split: str, seed: int, spec: InputSpec) -> None:
+        self._dataset, self._split, self._seed, self._spec = dataset, split, seed, spec
+
+    def __getitem__(self, work: _Work) -> _Part:
+        rows, outcomes = [], []
+        for entry in work.entries:
+            try:
+                sample = self._dataset.read(self._split, entry.group, entry.index)
+                rows.append(draw(sample, entry.slot, self._seed, work.step, self._spec))
+                outcomes.append("")
+            except CorruptSample as error:
+                outcomes.append(self._named(entry, str(error)))
+        return _Part(pack(rows, self._seed, work.step, self._spec), tuple(outcomes))
+
+    def _named(self, entry: Entry, what: str) -> str:
+        group = self._dataset.splits[self._split][entry.group]
+        place = f"{group.shard(entry.index)}: {group.key(entry.index)}: "
+        return what if what.startswith(place) else place + what
+
+
+def _as_it_is(part: _Part) -> _Part:
+    return part
