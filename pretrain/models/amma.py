@@ -150,19 +150,24 @@ class Amma(nn.Module):
             self.temperature = Temperature(config.temperature)
 
     @property
+    def contrastive(self) -> bool:
+        """Whether losses compare proteins, so that every part of a step needs the whole step's rows."""
+        return self.config.variant == "contrastive"
+
+    @property
     def pairs(self) -> tuple[tuple[Modality, Modality], ...]:
         return tuple(combinations(self.modalities, 2))
 
     def loss_names(self) -> tuple[str, ...]:
         """Every name that `forward` returns a loss for, always all of them."""
-        if self.config.variant == "reconstruction":
+        if not self.contrastive:
             return tuple(f"reconstruction/{m}" for m in self.modalities)
         return tuple(f"contrastive/{a}-{b}" for a, b in self.pairs)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Each loss's count, known before anything is encoded: scored tokens, or proteins showing both of a pair."""
         masks = self._masks(batch)
-        if self.config.variant == "reconstruction":
+        if not self.contrastive:
             scored = (self._scored(masks.visible[m]) for m in self.modalities)
             return {name: int(rows.sum()) for name, rows in zip(self.loss_names(), scored, strict=True)}
         both = ((masks.kept[a] > 0) & (masks.kept[b] > 0) for a, b in self.pairs)
@@ -187,7 +192,7 @@ class Amma(nn.Module):
         for m in self.modalities:
             announced, found = batch.lengths[m].tolist(), features[m].lengths.tolist()
             assert announced == found, f"{m}: the batch announced tokens {announced}, the encoder gave {found}"
-        if self.config.variant == "reconstruction":
+        if not self.contrastive:
             assert task == "losses", "only the contrastive variant has negatives"
             return self._reconstruct(features, batch, visible)
         rows = self._alone({m: features[m].select(visible[m]) for m in self.modalities})
@@ -244,7 +249,7 @@ class Amma(nn.Module):
     def _vector(self, latents: list[Tokens]) -> Tensor:
         """float32 [B, D]: the mean of each protein's latents; in the contrastive variant, where they are compared."""
         means = mean(latents)
-        if self.config.variant == "reconstruction":
+        if not self.contrastive:
             return means
         return normalize(self.head(means.to(self.head.weight.dtype)).float(), dim=1)
 
