@@ -222,11 +222,14 @@ def _structures(drawn: list[Structure | None]) -> Structures:
     begin = 0
     for chain in chains:
         end = begin + len(chain)
-        for column, atom in enumerate(chain.atoms):
-            if atom in BACKBONE:
-                place = BACKBONE.index(atom)
-                coordinates[begin:end, place] = chain.coordinates[:, column]
-                mask[begin:end, place] = chain.mask[:, column]
+        if chain.atoms == BACKBONE[: len(chain.atoms)]:  # the usual order: one copy, where the loop makes several
+            coordinates[begin:end, : len(chain.atoms)] = chain.coordinates
+            mask[begin:end, : len(chain.atoms)] = chain.mask
+        else:
+            columns = [chain.atoms.index(atom) for atom in BACKBONE if atom in chain.atoms]
+            places = [place for place, atom in enumerate(BACKBONE) if atom in chain.atoms]
+            coordinates[begin:end, places] = chain.coordinates[:, columns]
+            mask[begin:end, places] = chain.mask[:, columns]
         begin = end
     full = (np.full(len(chain), 100, np.float32) if chain.confidence is None else chain.confidence for chain in chains)
     return Structures(

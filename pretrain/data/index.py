@@ -100,7 +100,7 @@ class Group:
 
     def shard(self, i: int) -> str:
         """The path, below the data set's folder, of the shard that holds sample i."""
-        return self.shards[int(np.searchsorted(self.starts, i, side="right")) - 1]
+        return self.shards[int(self.starts.searchsorted(i, side="right")) - 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ class Dataset:
     manifest: dict[str, Any]
     sha256: str
     splits: dict[str, dict[str, Group]]
-    _files: "_Files" = field(default_factory=lambda: _Files(OPEN), repr=False)
+    _files: "_Files" = field(repr=False)
 
     @staticmethod
     def open(path: str | Path) -> "Dataset":
@@ -139,7 +139,7 @@ class Dataset:
             raise ValueError(
                 f"{path / MANIFEST} is damaged ({type(error).__name__}: {error}); prepare the data set again"
             ) from error
-        return Dataset(path, manifest, hashlib.sha256(text).hexdigest(), splits)
+        return Dataset(path, manifest, hashlib.sha256(text).hexdigest(), splits, _Files(path, OPEN))
 
     def groups(self, split: str) -> dict[str, Group]:
         """A split's groups by name, sorted. Raises ValueError for a split without samples."""
@@ -153,7 +153,7 @@ class Dataset:
         """Sample i of a group. Raises CorruptSample, naming shard and key, where its bytes are not those prepared."""
         table = self.splits[split][group]
         shard, key, size = table.shard(i), table.key(i), int(table.size[i])
-        span = self._files.read(self.path / shard, int(table.offset[i]), size)
+        span = self._files.read(shard, int(table.offset[i]), size)
         try:
             if len(span) != size or zlib.crc32(span) != table.crc[i]:
                 raise CorruptSample(
@@ -241,24 +241,24 @@ def _shard(root: Path, split: str, name: str, shard: dict[str, Any]) -> ShardInd
 
 
 class _Files:
-    """The shards that a process has open, the most recently read `limit` of them. Reads share no file position."""
+    """The files below `root` that a process has open, the most recently read `limit`. Reads share no file position."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._open: OrderedDict[Path, _File] = OrderedDict()
+    def __init__(self, root: Path, limit: int) -> None:
+        self._root, self._limit = root, limit
+        self._open: OrderedDict[str, _File] = OrderedDict()
 
-    def __reduce__(self) -> tuple[type["_Files"], tuple[int]]:
-        return _Files, (self._limit,)
+    def __reduce__(self) -> tuple[type["_Files"], tuple[Path, int]]:
+        return _Files, (self._root, self._limit)
 
-    def read(self, path: Path, offset: int, size: int) -> bytes:
+    def read(self, path: str, offset: int, size: int) -> bytes:
         """Up to `size` bytes; fewer where the file ends. Raises ValueError where the file cannot be opened any more."""
         file = self._open.get(path)
         if file is None:
             try:
-                file = self._open[path] = _File(path)
+                file = self._open[path] = _File(self._root / path)
             except OSError as error:
                 raise ValueError(
-                    f"{path} was there when the data set was opened and cannot be read now: {error}"
+                    f"{self._root / path} was there when the data set was opened, and cannot be read now: {error}"
                 ) from error
             if len(self._open) > self._limit:
                 self._open.popitem(last=False)
