@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -299,6 +300,7 @@ def _check_counts(losses: Losses, counts: dict[str, int]) -> None:
 def _deepspeed() -> Any:
     """deepspeed, quiet, and without the extensions that it would compile for a minute at first use on a CPU."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # deepspeed's older names
     import deepspeed
 
     if not torch.cuda.is_available():

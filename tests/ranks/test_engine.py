@@ -9,6 +9,7 @@ import torch.distributed as dist
 from pretrain import distributed, models
 from pretrain.batch import Batch, Features, Images, Sequences, Structures, Texts, Tokens, offsets_of
 from pretrain.engine import Engine, EngineConfig, OptimizerConfig, start
+from pretrain.masking import MaskingConfig
 from pretrain.models.amma import AmmaConfig, DecoderConfig
 from pretrain.sample import Modality
 from tests.ranks.processes import run
@@ -52,7 +53,10 @@ def _steps(cases: list[tuple[int, str, str, int]]) -> list[dict]:
         device = start(config)
         torch.manual_seed(0)
         decoder = DecoderConfig(width=8, depth=1, heads=2)
-        amma = AmmaConfig(variant=variant, width=16, depth=2, heads=2, decoder=decoder, embedding=8)
+        masking = MaskingConfig(keep=0.5)
+        amma = AmmaConfig(
+            variant=variant, width=16, depth=2, heads=2, decoder=decoder, embedding=8, masking=masking
+        )  # fmt: skip
         model = models.build(amma, WIDTHS)
         engine = Engine(model, config, OptimizerConfig(betas=(BETA, 0.99), clip=0.0, weight_decay=0.0), device)
         share = len(PROTEINS) // distributed.world()
@@ -91,15 +95,17 @@ BF16 = [(stage, "bf16", "reconstruction", 1) for stage in range(4)]
 @pytest.mark.parametrize(("cases", "close", "gradient"), [(FP32, 1e-5, 1e-5), (BF16, 3e-2, 5e-2)], ids=["fp32", "bf16"])
 def test_two_ranks_equal_one(cases: list[tuple[int, str, str, int]], close: float, gradient: float) -> None:
     one, two = run(_steps, 1, cases), run(_steps, 2, cases)
-    reference = {c[2]: _whole(one, i) for i, c in enumerate(cases) if c[0] == 2 and c[3] == 1}
+    exact = {c[2]: _whole(one, i) for i, c in enumerate(cases) if c[0] == 2 and c[3] == 1}
     for i, case in enumerate(cases):
         assert two[0][i]["losses"] == two[1][i]["losses"], case
         for step in range(2):
             want, got = one[0][i]["losses"][step], two[0][i]["losses"][step]
-            assert want.keys() == got.keys() and all(value > 0 for value in want.values()), case
-            assert got == pytest.approx(want, rel=close), (case, step)
+            assert want.keys() == got.keys() and sum(value > 0 for value in want.values()) >= 4, (case, want)
+            assert got == pytest.approx(want, rel=close, abs=1e-9), (case, step)
         whole = _whole(two, i)
-        scale = max(float(value.abs().max()) for value in reference[case[2]].values())
-        for name, value in reference[case[2]].items():  # one reference for every stage and cut: they must agree too
+        # In fp32 one reference serves every stage and cut, which must agree too; bf16 rounds differently at stage 0.
+        reference = exact[case[2]] if case[1] == "fp32" else _whole(one, i)
+        scale = max(float(value.abs().max()) for value in reference.values())
+        for name, value in reference.items():
             difference = float((whole[name] - value).abs().max())
             assert difference <= gradient * scale, (case, name, difference, scale)
