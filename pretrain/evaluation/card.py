@@ -1,0 +1,140 @@
+"""The model card: what a model is, was made of, is worth, and may be used for, from the records of its own run."""
+
+from collections import Counter
+from typing import Any
+
+from pretrain.evaluation.history import History
+from pretrain.sample import Modality
+
+USE = """```python
+import fourfold
+
+model = fourfold.load("path/to/this/folder")
+embeddings = model.embed(fourfold.read("proteins.fasta"))
+```"""
+
+
+def card(about: dict[str, Any], identity: dict[str, Any], manifest: dict[str, Any], history: History) -> str:
+    """Markdown. about: the folder's config. identity: the checkpoint's. An empty manifest: the data is not here."""
+    kind, data = about["model"]["kind"], identity["data"]
+    parts = [
+        f"---\nlicense: apache-2.0\ntags: [protein, multimodal, {kind}]\n---",
+        f"# {kind.upper()}, trained on {data['name']}",
+        f"A multimodal protein model: {_list(about['model'].get('modalities', list(Modality)))}. Any of them may be "
+        f"absent. Made with Fourfold {about['fourfold']}.",
+        "## Use",
+        USE,
+        _dimensions(about, history),
+        "## Data",
+        *_data(data, manifest),
+        "## Frozen encoders",
+        *_encoders(about["identity"]),
+        "## Held-out results",
+        *_results(history),
+        "## Licence",
+        *_licence(manifest),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _dimensions(about: dict[str, Any], history: History) -> str:
+    size, trained = about["parameters"], about["weights"]
+    facts = [
+        f"{size['model']:,} trained parameters and {size['encoders']:,} frozen ones, stored as {trained['dtype']}",
+        f"{about['step']:,} training steps" + (f", resumed {len(history.resumes)} time(s)" if history.resumes else ""),
+        f"weights SHA-256 `{trained['sha256']}`",
+    ]
+    return "\n".join(f"- {fact}" for fact in facts)
+
+
+def _data(data: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
+    name = f"Data set **{data['name']}**, manifest SHA-256 `{data['manifest_sha256']}`."
+    if not manifest:
+        return [name, "Its folder was not there when this card was written, so counts and sources are missing here."]
+    splits = manifest["splits"]
+    lines = []
+    for split, groups in splits.items():
+        counts = {m: sum(g["samples"] for n, g in groups.items() if m in n.split("_")) for m in Modality}
+        total = sum(group["samples"] for group in groups.values())
+        lines.append([split, total, *counts.values()])
+    sources = [
+        [s.get("kind", "?"), s.get("path", ""), s.get("release") or "–", s.get("licence") or s.get("license") or "–"]
+        for s in manifest.get("sources", [])
+    ]
+    notes = [str(note) for note in dict.fromkeys(s.get("note") for s in manifest.get("sources", [])) if note]
+    return [
+        name,
+        _table(["split", "proteins", *Modality], lines),
+        *([_table(["source", "path", "release", "licence"], sources)] if sources else []),
+        *notes,
+    ]
+
+
+def _encoders(identity: dict[str, dict[str, Any]]) -> list[str]:
+    rows = [
+        [modality, one.get("kind") or one.get("id", "?"), one.get("weights", "?"), one.get("width", "?"), _short(one)]
+        for modality, one in identity.items()
+    ]
+    parts = [_table(["modality", "encoder", "weights", "width", "SHA-256"], rows)]
+    untrained = [name for name, one in identity.items() if str(one.get("weights", "")).startswith("random")]
+    if untrained:
+        parts.append(
+            f"**Random weights: {_list(untrained)}.** These encoders were never trained; they are fixed random maps of "
+            "their input. Take this model as a demonstration."
+        )
+    return parts
+
+
+def _results(history: History) -> list[str]:
+    if not history.validations:
+        return ["No validation was logged: nothing is known of what this model is worth."]
+    last = history.validations[-1]
+    losses = [[name, f"{value:.4f}"] for name, value in last.get("losses", {}).items()]
+    pairs = [
+        [
+            pair.replace("-", " – "),
+            *(f"{found[part]:.3f}" for part in ("recall", "forward", "backward", "chance")),
+            found["n"],
+            f"{found['median_rank']:g}",
+        ]
+        for pair, found in last.get("retrieval", {}).items()
+    ]
+    parts = [f"Validation at step {last['step']:,}, {last.get('samples', '?')} proteins."]
+    if losses:
+        parts.append(_table(["loss", "mean"], losses))
+    if pairs:
+        k = next(iter(last["retrieval"].values()))["k"]
+        parts += [
+            f"Retrieval: recall at {k} by cosine, each modality encoded alone; chance is what a random order reaches. "
+            "Ties count against the query, and equal texts are positives of each other.",
+            _table(["pair", f"R@{k}", "there", "back", "chance", "N", "median rank"], pairs),
+        ]
+    return parts
+
+
+def _licence(manifest: dict[str, Any]) -> list[str]:
+    licences = Counter(s.get("licence") or s.get("license") for s in manifest.get("sources", []))
+    named = [str(licence) for licence in licences if licence]
+    asks = f" Its data came under {_list(named)}: give their sources credit as those ask." if named else ""
+    return [
+        "The weights trained here are under Apache-2.0." + asks,
+        "Frozen encoders with weights of others keep the licences of those.",
+    ]
+
+
+def _table(columns: list[Any], rows: list[list[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _short(one: dict[str, Any]) -> str:
+    return f"`{str(one['sha256'])[:12]}`" if one.get("sha256") else "–"
+
+
+def _list(names: list[Any]) -> str:
+    *most, last = [str(name) for name in names]
+    return f"{', '.join(most)} and {last}" if most else last

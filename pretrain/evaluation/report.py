@@ -1,0 +1,332 @@
+"""One self-contained page on a data set, a run and the model that came of it. What does not exist gets a sentence."""
+
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pretrain.evaluation import figures, page
+from pretrain.evaluation.history import History
+from pretrain.evaluation.map import Map
+from pretrain.sample import Modality
+
+SPLITS = ("train", "valid", "test")
+EXAMPLES = 3  # rejected items named per reason
+PACKAGES = ("torch", "deepspeed", "ray", "transformers", "torch-geometric", "numpy", "safetensors", "gemmi", "pydantic")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the sections read: plain data. An empty table means that the part is not there."""
+
+    manifest: dict[str, Any]
+    rejected: tuple[dict[str, Any], ...]
+    history: History
+    config: dict[str, Any]
+    model: dict[str, Any]
+    map: Map | None
+
+    @property
+    def splits(self) -> dict[str, dict[str, int]]:
+        """Split → group → samples."""
+        splits = self.manifest.get("splits", {})
+        return {split: {name: group["samples"] for name, group in groups.items()} for split, groups in splits.items()}
+
+    @property
+    def samples(self) -> int:
+        return sum(sum(groups.values()) for groups in self.splits.values())
+
+
+def write_report(out: Path, data: Path, run: Path, model: Path) -> Path:
+    """Write the page to `out` (an .html file) and return it. data, run, model: folders, also missing or unfinished."""
+    facts = Facts(
+        manifest=_json(data / "manifest.json"),
+        rejected=_rejected(data / "rejected.jsonl"),
+        history=History.read(run),
+        config=_json(run / "config.json"),
+        model=_json(model / "config.json"),
+        map=Map.draw(data, model),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staged = out.with_name(f".{out.name}.partial")
+    staged.write_text(render(facts), encoding="utf-8")
+    os.replace(staged, out)
+    return out
+
+
+def render(facts: Facts) -> str:
+    """The page's HTML: a function of the facts and of the installed versions."""
+    name = facts.manifest.get("name") or "a data set"
+    sections = (_head, _coverage, _rejections, _sources, _training, _retrieval, _map, _search, _encoders, _environment)
+    return page.page(f"Fourfold: {name}", [part for build in sections if (part := build(facts))])
+
+
+def _head(facts: Facts) -> str:
+    history, last = facts.history, facts.history.validations[-1] if facts.history.validations else {}
+    resumed = f", stopped and resumed at step {' and '.join(map(str, history.resumes))}" if history.resumes else ""
+    trained = f"trained for {history.steps[-1]['step']:,} steps{resumed}" if history.steps else "not trained yet"
+    kind = str(facts.config.get("model", facts.model.get("model", {})).get("kind", "model")).upper()
+    name = facts.manifest.get("name") or "proteins"
+    lead = f"{facts.samples:,} proteins, each with any of four modalities; {kind} {trained}."
+    tiles = [
+        (f"{facts.samples:,}", "proteins in the data set"),
+        (f"{len(facts.rejected):,}", "items rejected, each with a reason"),
+    ]
+    if history.steps:
+        tiles.append((f"{history.steps[-1]['step']:,}", "training steps"))
+    if facts.model.get("parameters"):
+        trained_, frozen = (facts.model["parameters"][part] for part in ("model", "encoders"))
+        tiles.append((figures.number(trained_), f"trained parameters, beside {figures.number(frozen)} frozen ones"))
+    speeds = [speed for _, speed in history.column("tokens_per_second")]
+    if speeds:
+        tiles.append((figures.number(sorted(speeds)[len(speeds) // 2]), "tokens per second, median step"))
+    if last.get("retrieval"):
+        pair, best = max(last["retrieval"].items(), key=lambda item: item[1]["recall"] - item[1]["chance"])
+        text = f"{pair.replace('-', '–')} recall at {best['k']} among {best['n']}; chance {best['chance']:.0%}"
+        tiles.append((f"{best['recall']:.0%}", text))
+    title = f"<h1>{escape(name)}: from raw files to a model</h1>"
+    return f'<header>{title}\n<p class="lead">{escape(lead)}</p>\n{page.tiles(tiles)}</header>'
+
+
+def _coverage(facts: Facts) -> str:
+    """A row per subset of modalities: dots that say which, a bar that says how many."""
+    title = "What the proteins have"
+    if not facts.samples:
+        return page.section(title, page.none("The data set has not been prepared yet: there is no manifest."))
+    groups = Counter({name: 0 for groups in facts.splits.values() for name in groups})
+    for counts in facts.splits.values():
+        groups.update(counts)
+    most = max(groups.values())
+    splits = [*(s for s in SPLITS if s in facts.splits), *(s for s in facts.splits if s not in SPLITS)]
+    rows = []
+    for name, count in sorted(groups.items(), key=lambda item: (-item[1], item[0])):
+        has = set(name.split("_"))
+        dots = "".join(page.spot(f"--{m}", m in has) for m in Modality)
+        by_split = [str(facts.splits[split].get(name, 0)) for split in splits]
+        bar = figures.bar(count / most, "--plain", label=f"{count} proteins with {' + '.join(name.split('_'))}")
+        rows.append([dots, " + ".join(name.split("_")), bar, f"{count:,}", *by_split])
+    each = {m: sum(count for name, count in groups.items() if m in name.split("_")) for m in Modality}
+    totals = "; ".join(f"{m}: {count:,} ({count / facts.samples:.0%})" for m, count in each.items())
+    legend = page.key([(f"--{m}", str(m)) for m in Modality])
+    table = page.table(["|", "~modalities", "=proteins", "#all", *(f"#{split}" for split in splits)], rows)
+    method = facts.manifest.get("config", {}).get("split", {}).get("method")
+    how = f" The split is by {method} of the key." if method == "hash" else ""
+    return page.section(
+        title, legend, table, f'<p class="note">With {escape(totals)}. Proteins with one modality count too.{how}</p>'
+    )
+
+
+def _rejections(facts: Facts) -> str:
+    title = "What was rejected, and why"
+    counts = Counter(facts.manifest.get("rejected", {})) or Counter(
+        entry.get("reason", "?") for entry in facts.rejected
+    )
+    if not counts:
+        return page.section(
+            title, page.none("Nothing was rejected." if facts.manifest else "Nothing was prepared yet.")
+        )
+    rows = []
+    for reason, count in counts.most_common():
+        examples = [_example(entry) for entry in facts.rejected if entry.get("reason") == reason][:EXAMPLES]
+        rows.append([escape(reason.replace("_", " ")), f"{count:,}", "<br>".join(examples) or "–"])
+    return page.section(title, page.table(["reason", "#count", "for example"], rows))
+
+
+def _example(entry: dict[str, Any]) -> str:
+    name = next((str(entry[field]) for field in ("key", "item", "id", "accession", "record") if entry.get(field)), "?")
+    detail = next((str(entry[field]) for field in ("detail", "message", "why") if entry.get(field)), "")
+    detail = detail if len(detail) <= 160 else detail[:157] + "…"
+    return f"<code>{escape(name)}</code> {escape(detail)}"
+
+
+def _sources(facts: Facts) -> str:
+    title, sources = "Where it comes from", facts.manifest.get("sources", [])
+    if not sources:
+        return page.section(title, page.none("The manifest names no sources."))
+    columns = ["source", "path", "#records", "release", "licence"]
+    rows = [
+        [
+            escape(str(source.get("kind", "?"))),
+            f"<code>{escape(str(source.get('path', '')))}</code>",
+            figures.number(source["records"]) if isinstance(source.get("records"), (int, float)) else "–",
+            escape(str(source.get("release") or "–")),
+            escape(str(source.get("licence") or source.get("license") or "–")),
+        ]
+        for source in sources
+    ]
+    notes = dict.fromkeys(str(source["note"]) for source in sources if source.get("note"))
+    return page.section(title, page.table(columns, rows), *(f'<p class="note">{escape(note)}</p>' for note in notes))
+
+
+def _training(facts: Facts) -> str:
+    history, title = facts.history, "Training"
+    if not history.steps:
+        return page.section(title, page.none("The run has logged no step yet."))
+    marks = [(float(step), "resumed") for step in history.resumes]
+    charts = [_loss_chart(history, "loss", ("loss",), "--plain", marks)]
+    charts += [_loss_chart(history, name, ("losses", name), _color(name), marks) for name in history.losses()]
+    for name, path in (
+        ("tokens per second", "tokens_per_second"),
+        ("gradient norm", "gradient_norm"),
+        ("learning rate", "learning_rate"),
+    ):
+        line = figures.Series(name, history.column(path), "--plain")
+        charts.append(page.figure(name, figures.chart(name, [line], marks, zero=True)))
+    notes = ["Thin line: training steps. Dots: held-out proteins."]
+    if history.resumes:
+        notes.append("Dashed: training went on from a checkpoint there.")
+    if history.repeated:
+        notes.append(f"Steps done again after a stop, shown once: {history.repeated}.")
+    if history.damaged:
+        notes.append(f"Lines of the log that are no records, left out: {history.damaged}.")
+    if not history.validations:
+        notes.append("No validation has been logged yet.")
+    return page.section(
+        title, f'<p class="note">{escape(" ".join(notes))}</p>', f'<div class="charts">{"".join(charts)}</div>'
+    )
+
+
+def _loss_chart(history: History, title: str, path: tuple[str, ...], color: str, marks: list[tuple[float, str]]) -> str:
+    trained, held_out = history.column(*path), history.column(*path, validation=True)
+    lines = [figures.Series("train", trained, color, "faint"), figures.Series("held out", held_out, color, "dots")]
+    return page.figure(title.replace("/", ": "), figures.chart(title, lines, marks))
+
+
+def _color(name: str) -> str:
+    """A term's colour: its modality's, where it is about exactly one."""
+    about = [modality for modality in Modality if modality in name]
+    return f"--{about[0]}" if len(about) == 1 else "--plain"
+
+
+def _retrieval(facts: Facts) -> str:
+    title = "Retrieval across modalities"
+    last = next((record for record in reversed(facts.history.validations) if record.get("retrieval")), None)
+    if last is None:
+        return page.section(
+            title, page.none("No retrieval was measured yet: no validation, or no held-out protein has two modalities.")
+        )
+    rows = []
+    for pair, found in last["retrieval"].items():
+        a, b = pair.split("-")
+        bar = figures.bar(
+            found["recall"], f"--{a}", found["chance"], f"recall {found['recall']:.2f}, chance {found['chance']:.2f}"
+        )
+        mean, chance, there, back = (f"{found[part]:.0%}" for part in ("recall", "chance", "forward", "backward"))
+        name = f"{escape(a)} – {escape(b)}"
+        rows.append([name, bar, mean, chance, str(found["n"]), there, back, f"{found['median_rank']:g}"])
+    k = next(iter(last["retrieval"].values()))["k"]
+    columns = ["|pair", f"=recall at {k}", "#mean", "#chance", "#N", "#there", "#back", "#median rank"]
+    note = (
+        f"Held-out proteins at step {last['step']:,}, each modality encoded alone. There: the second found for the "
+        "first; back: the reverse. The tick is what a random order reaches. Ties count against "
+        "the query; equal texts are one."
+    )
+    few = min(found["n"] for found in last["retrieval"].values())
+    warning = (
+        f" With as few as {few} pairs these figures say that the path works, not how good the model is."
+        if few < 100
+        else ""
+    )
+    return page.section(title, f'<p class="note">{escape(note + warning)}</p>', page.table(columns, rows))
+
+
+def _map(facts: Facts) -> str:
+    title, drawn = "The modalities' embeddings", facts.map
+    if drawn is None:
+        return page.section(title, page.none("There is no exported model yet, or no data set to embed with it."))
+    if not drawn.classes:
+        return page.section(title, page.none(drawn.note))
+    legend = page.key([(one.color, f"{one.label} ({len(one.points)})") for one in drawn.classes])
+    drawing = page.figure("t-SNE", figures.scatter("t-SNE of the modalities' embeddings", drawn.classes, drawn.links))
+    return page.section(
+        title, f'<div class="wide">{drawing}<div>{legend}<p class="note">{escape(drawn.note)}</p></div></div>'
+    )
+
+
+def _search(facts: Facts) -> str:
+    title, drawn = "Searching with a text", facts.map
+    if drawn is None or not drawn.searches:
+        return ""
+    rows = []
+    for search in drawn.searches:
+        hits = "<br>".join(_hit(hit.key, hit.score, hit.key == search.key) for hit in search.hits)
+        text = search.text if len(search.text) <= 240 else search.text[:237] + "…"
+        rows.append([escape(text), hits, f"{search.rank} of {search.among}"])
+    note = (
+        "Texts of held-out proteins, compared with what the other modalities of each protein say; cosine, best first."
+    )
+    return page.section(
+        title, f'<p class="note">{note}</p>', page.table(["text", "|found", "#rank of its protein"], rows)
+    )
+
+
+def _hit(key: str, score: float, right: bool) -> str:
+    return f"<code>{escape(key)}</code> {score:.3f}" + (" ← the protein described" if right else "")
+
+
+def _encoders(facts: Facts) -> str:
+    title, identity = "Frozen encoders", facts.model.get("identity", {})
+    if not identity:
+        return page.section(title, page.none("No exported model names its encoders yet."))
+    rows = []
+    for modality in filter(identity.__contains__, Modality):
+        one = identity[modality]
+        weights = str(one.get("weights", "?"))
+        mark = f'<span class="tag">{escape(weights)}</span>' if weights.startswith("random") else escape(weights)
+        name = f"{page.spot(f'--{modality}')}{modality}"
+        rows.append(
+            [
+                name,
+                escape(str(one.get("kind") or one.get("id", "?"))),
+                mark,
+                str(one.get("width", "?")),
+                f"<code>{str(one.get('sha256', ''))[:12]}</code>",
+            ]
+        )
+    note = ""
+    if any(str(one.get("weights", "")).startswith("random") for one in identity.values()):
+        note = (
+            '<p class="note">Random weights were never trained: such an encoder is a fixed random map of its input.</p>'
+        )
+    return page.section(title, page.table(["|modality", "encoder", "weights", "#width", "|sha256"], rows), note)
+
+
+def _environment(facts: Facts) -> str:
+    about = [
+        f"Python {platform.python_version()}",
+        f"{platform.system()} {platform.machine()}",
+        f"{os.cpu_count()} CPU cores",
+    ]
+    versions = [f"{name} {version}" for name in PACKAGES if (version := _version(name))]
+    text = escape(json.dumps(facts.config, indent=1))
+    config = f"<details><summary>the run's configuration</summary><pre>{text}</pre></details>"
+    return page.section(
+        "Environment", f'<p class="note">{escape(" · ".join(about + versions))}</p>', config if facts.config else ""
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON table, or an empty one where there is no such file or it is damaged: a report shows what there is."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _rejected(path: Path) -> tuple[dict[str, Any], ...]:
+    lines: Sequence[str] = path.read_text().splitlines() if path.is_file() else []
+    return tuple(json.loads(line) for line in lines if line.strip())

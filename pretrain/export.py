@@ -1,0 +1,116 @@
+"""A run's newest checkpoint → a folder that says what it is and loads without deepspeed, ray or the run.
+
+    config.json         format, model, encoders and their identity, where the weights come from, their hash
+    model.safetensors   `model.*`: projections and fusion encoder; `encoders.*`: the frozen ones. No optimizer state
+    README.md           the model card
+    …                   the encoders' own files, such as a tokenizer
+
+What reconstructs (decoders) stays behind: it served training. The folder is staged and renamed: whole or absent.
+"""
+
+import hashlib
+import json
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pretrain import checkpoint, models
+from pretrain.checkpoint import Checkpoint
+from pretrain.config import dump, validate
+from pretrain.data.index import MANIFEST
+from pretrain.embeddings import FORMAT
+from pretrain.encoders.bundle import Encoders
+from pretrain.evaluation.card import card
+from pretrain.evaluation.history import History
+from pretrain.inference import CONFIG, WEIGHTS, strip
+from pretrain.run import RunConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def export(run: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> Path:
+    """Write the newest committed and verified checkpoint of the run's folder to `out`, and return that.
+
+    dtype: of the stored weights; loading computes in float32 either way, so bfloat16 halves the file and rounds.
+    Raises ValueError for an `out` that exists, and for a run without a checkpoint that holds.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    if out.exists():
+        raise ValueError(f"{out} exists; export never overwrites. Give another folder, or remove that one")
+    found = newest(run)
+    config = validate(RunConfig, found.state["config"], str(found.path))
+    encoders = Encoders.build(config.encoders)
+    _check_encoders(found, encoders)
+    model = models.build(config.model, encoders.widths())
+    found.load_model(model)
+    strip(model)
+    staged = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(staged, ignore_errors=True)  # what an interrupted export left
+    staged.mkdir(parents=True)
+    encoders.save_files(staged)
+    about = {
+        "format": FORMAT,
+        "fourfold": metadata.version("fourfold"),
+        "model": dump(config.model),
+        "encoders": dump(config.encoders),
+        "identity": encoders.identity(),
+        "step": found.step,
+        "parameters": {"model": _count(model), "encoders": _count(encoders)},
+        "weights": _save(model, encoders, staged / WEIGHTS, dtype),
+    }
+    (staged / CONFIG).write_text(json.dumps(about, indent=1) + "\n")
+    manifest = _manifest(config.data.path)
+    (staged / "README.md").write_text(card(about, found.state["identity"], manifest, History.read(run)))
+    staged.rename(out)
+    return out
+
+
+def newest(run: Path) -> Checkpoint:
+    """The run's newest checkpoint whose hashes hold. Raises ValueError where there is none."""
+    if not run.is_dir():
+        raise ValueError(f"no run at {run}: there is no such folder; `fourfold train` makes one")
+    found = checkpoint.latest(run / "checkpoints")
+    if found is None:
+        raise ValueError(f"{run} has no checkpoint that is committed and whole; train it further, or see its log")
+    return found
+
+
+def _check_encoders(found: Checkpoint, encoders: Encoders) -> None:
+    """The encoders built now must be those the model was trained on, to the last bit of their weights."""
+    trained, now = found.state["identity"]["encoders"], json.loads(json.dumps(encoders.identity()))
+    if differ := [name for name in trained.keys() | now.keys() if trained.get(name) != now.get(name)]:
+        name = sorted(differ)[0]
+        raise ValueError(
+            f"{found.path}: the {name} encoder was {trained.get(name)} in training and is {now.get(name)} now; "
+            "give back the files it was trained with"
+        )
+
+
+def _save(model: nn.Module, encoders: nn.Module, path: Path, dtype: str) -> dict[str, Any]:
+    """Write the weights; returns what `config.json` says of the file."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in (("model", model), ("encoders", encoders)):
+        for name, tensor in module.state_dict().items():
+            kept = tensor.detach().cpu()
+            kept = kept.to(DTYPES[dtype]) if kept.is_floating_point() else kept
+            tensors[f"{prefix}.{name}"] = kept.clone().contiguous()  # a copy: shared storage cannot be saved
+    save_file(tensors, path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest, "dtype": dtype}
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _manifest(data: Path) -> dict[str, Any]:
+    """The data set's manifest, for the card; empty where the data has moved since (the card then says so)."""
+    path = data / MANIFEST
+    return json.loads(path.read_text()) if path.is_file() else {}

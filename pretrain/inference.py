@@ -1,0 +1,299 @@
+"""An exported model: proteins in, embeddings out, and search among them. Needs no deepspeed, no ray and no data set.
+
+Nothing is drawn here. All tokens are visible, and of several structures, texts or images the first ones are taken; so
+a protein's embedding depends on the protein alone, not on a seed, its neighbours or their number.
+
+What encoders cannot take is cut as in training: the first `sequence_max` residues of a protein, and the structure's
+residues among them; the first word pieces of a text. Proteins that lose residues are named, in log and result.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import nn
+
+from pretrain import models
+from pretrain.batch import Tokens
+from pretrain.config import validate
+from pretrain.data.collate import WHOLE, InputSpec, collate
+from pretrain.embeddings import Embeddings, Hit, Residues, check_format, named
+from pretrain.encoders.bundle import Encoders, EncodersConfig
+from pretrain.models.amma import Amma
+from pretrain.sample import Function, Modality, Sample, Text
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+TRAINING_ONLY = ("decoders",)  # parts of a model that reconstruct; an exported model does without
+BATCH = 8192  # residues, word pieces and patches of one batch, by default
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A trained model with the encoders it names, ready to use. config: the folder's `config.json`."""
+
+    model: Amma
+    encoders: Encoders
+    config: Mapping[str, Any]
+    device: torch.device
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights: the model's name."""
+        return self.config["weights"]["sha256"]
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return self.model.modalities
+
+    def embed(self, samples: Sequence[Sample], per_residue: bool = False, batch: int = BATCH) -> Embeddings:
+        """Embed proteins; the result has their order. batch: tokens that go through the model together.
+
+        Raises ValueError for no proteins at all and, naming them, for repeated keys, for proteins with none of the
+        model's modalities, and for embeddings that are not finite.
+        """
+        spec = replace(self.encoders.spec(), crop=WHOLE)
+        plain = [_first(sample, spec) for sample in samples]
+        truncated = _check(plain, spec)
+        parts: dict[int, _Row] = {}
+        for chosen in _batches(plain, batch):
+            rows = self._forward([plain[i] for i in chosen], spec, per_residue)
+            parts |= dict(zip(chosen, rows, strict=True))
+        return _join(
+            [sample.key for sample in samples], [parts[i] for i in range(len(plain))], self, truncated, per_residue
+        )
+
+    @torch.inference_mode()
+    def _forward(self, samples: list[Sample], spec: InputSpec, per_residue: bool) -> list["_Row"]:
+        """The rows of one batch; every draw that `collate` could make has been made."""
+        features = self.encoders(collate(samples, range(len(samples)), 0, 0, spec).to(self.device))
+        found = self.model.embed(features)
+        residues = _residues(self.model.encode(features).tokens) if per_residue else [None] * len(samples)
+        alone = {m: values.float().cpu().numpy() for m, values in found.values.items()}
+        present = {m: values.cpu().numpy() for m, values in found.present.items()}
+        fused = found.fused.float().cpu().numpy()
+        return [
+            _Row(
+                fused[i],
+                {m: rows[i] for m, rows in alone.items()},
+                {m: bool(rows[i]) for m, rows in present.items()},
+                part,
+            )
+            for i, part in enumerate(residues)
+        ]
+
+    def search(
+        self, query: Sample | str, embeddings: Embeddings, k: int = 10, by: Sequence[Modality] | None = None
+    ) -> list[Hit]:
+        """The k best of `embeddings` for a protein, or for a text (a `str`), best first; ties by key.
+
+        Scores are those of `Embeddings.nearest`. By default a text is compared with what a protein is (all but its own
+        function text), and a protein like with like.
+
+        Raises ValueError for embeddings of another model, and for a text that looks like a sequence.
+        """
+        if embeddings.model != self.sha256:
+            raise ValueError(
+                f"the embeddings were made by the model {embeddings.model[:12]}…, this is {self.sha256[:12]}…; their "
+                "spaces differ. Embed the proteins with this model"
+            )
+        if isinstance(query, str):
+            if by is None:
+                by = [m for m in self.modalities if m is not Modality.FUNCTION]
+            query = _text_query(query)
+        own = self.embed([query])
+        asked = {m: own.alone[m][0] for m, present in own.present.items() if present[0]}
+        return embeddings.nearest(asked, k, by)
+
+
+def load(folder: str | Path, device: str = "cpu") -> Exported:
+    """Open an exported model, in float32. ValueError for a folder that is none, is damaged, or is of a newer format."""
+    folder = Path(folder)
+    config = read_config(folder)
+    data = folder / WEIGHTS
+    if not data.is_file():
+        raise ValueError(f"{data} is missing: the folder was copied in part; copy it again, or export again")
+    with data.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != config["weights"]["sha256"]:
+        raise ValueError(
+            f"{data} is not the file that was exported (its SHA-256 differs); copy it again, or export again"
+        )
+    encoders = Encoders.skeleton(validate(EncodersConfig, config["encoders"], str(folder / CONFIG)), folder)
+    model = models.build(validate(models.ModelConfig, config["model"], str(folder / CONFIG)), encoders.widths())
+    strip(model)
+    with safe_open(data, "pt") as file:
+        for prefix, module in (("model.", model), ("encoders.", encoders)):
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            _fill(module, {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}, data)
+    place = torch.device(device)
+    return Exported(model.to(place).eval(), encoders.to(place).eval(), config, place)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's `config.json`, checked as far as a format goes."""
+    if not (folder / CONFIG).is_file():
+        raise ValueError(
+            f"{folder} is no exported model: there is no {CONFIG} in it; `fourfold export RUN OUT` writes one"
+        )
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        check_format(config["format"], folder / CONFIG)
+        _ = config["weights"]["sha256"], config["model"]["kind"], config["encoders"]  # what `load` will ask for
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{folder / CONFIG} is damaged ({type(error).__name__}: {error}); export the model again"
+        ) from error
+    return config
+
+
+def strip(model: nn.Module) -> None:
+    """Take away, in place, what only training uses."""
+    for name in TRAINING_ONLY:
+        if hasattr(model, name):
+            delattr(model, name)
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """One protein's part of `Embeddings`. residues: (values, positions)."""
+
+    fused: NDArray[np.float32]
+    alone: dict[Modality, NDArray[np.float32]]
+    present: dict[Modality, bool]
+    residues: tuple[NDArray[np.float32], NDArray[np.int64]] | None
+
+
+def _first(sample: Sample, spec: InputSpec) -> Sample:
+    """The sample with no choice left to make: one structure (the best ranked that the model can see), one text."""
+    end = spec.sequence_max if sample.sequence and Modality.SEQUENCE in spec.modalities else WHOLE
+    met = [structure for structure in sample.structures if structure.residue[0] < end]
+    function = sample.function
+    if function is not None:
+        function = Function(function.terms, function.texts[:1])
+    return replace(sample, structures=tuple(met[:1]), function=function, images=sample.images[: spec.max_images])
+
+
+def _check(samples: list[Sample], spec: InputSpec) -> tuple[str, ...]:
+    """Refuse what cannot be embedded; name, warn of and return what will lose residues."""
+    if not samples:
+        raise ValueError("there are no proteins to embed")
+    keys = [sample.key for sample in samples]
+    if repeated := sorted({key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()):
+        raise ValueError(f"keys must be unique; {named(repeated)} come more than once")
+    if empty := [sample.key for sample in samples if not _sees(sample, spec)]:
+        raise ValueError(
+            f"{named(empty)}: nothing that this model sees; it takes {', '.join(spec.modalities)} (function as texts)"
+        )
+    limits = f"{spec.sequence_max:,} residues of a sequence"
+    limits += f" and {spec.structure_max:,} of a structure" if spec.structure_max else ""
+    cut = tuple(sample.key for sample in samples if _cut(sample, spec))
+    if cut:
+        log.warning("%s: longer than this model's encoders take; only the first %s are seen", named(cut), limits)
+    return cut
+
+
+def _sees(sample: Sample, spec: InputSpec) -> bool:
+    has = {
+        Modality.SEQUENCE: sample.sequence,
+        Modality.STRUCTURE: sample.structures,
+        Modality.FUNCTION: sample.function and sample.function.texts,
+        Modality.IMAGE: sample.images,
+    }
+    return any(has[modality] for modality in spec.modalities)
+
+
+def _cut(sample: Sample, spec: InputSpec) -> bool:
+    long = (
+        bool(sample.sequence)
+        and Modality.SEQUENCE in spec.modalities
+        and len(sample.sequence or "") > spec.sequence_max
+    )
+    folded = Modality.STRUCTURE in spec.modalities and spec.structure_max is not None
+    return long or (folded and any(len(structure) > (spec.structure_max or 0) for structure in sample.structures))
+
+
+def _batches(samples: list[Sample], tokens: int) -> Iterator[list[int]]:
+    """Positions of samples, near in length, at most `tokens` residues together (a longer one alone)."""
+    sizes = [len(s.sequence or "") + sum(map(len, s.structures)) + 64 for s in samples]  # 64: a text, an image
+    batch: list[int] = []
+    total = 0
+    for i in sorted(range(len(samples)), key=lambda i: sizes[i]):
+        if batch and total + sizes[i] > tokens:
+            yield batch
+            batch, total = [], 0
+        batch.append(i)
+        total += sizes[i]
+    if batch:
+        yield batch
+
+
+def _residues(latents: dict[Modality, Tokens]) -> list[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Per protein the latents of its sequence, or of its structure where there is no sequence, with their positions."""
+    kinds = [latents[m] for m in (Modality.SEQUENCE, Modality.STRUCTURE) if m in latents]
+    width, count = next(iter(latents.values())).values.shape[1], len(next(iter(latents.values())).lengths)
+    found = []
+    for i in range(count):
+        spans = [(tokens, slice(*tokens.offsets[i : i + 2].tolist())) for tokens in kinds]
+        part = next(
+            ((tokens.values[span], tokens.positions[span]) for tokens, span in spans if span.stop > span.start), None
+        )
+        values, positions = part or (torch.zeros(0, width), torch.zeros(0, dtype=torch.int64))
+        found.append((values.float().cpu().numpy(), positions.cpu().numpy()))
+    return found
+
+
+def _join(keys: list[str], rows: list[_Row], by: Exported, truncated: tuple[str, ...], per_residue: bool) -> Embeddings:
+    broken = [key for key, row in zip(keys, rows, strict=True) if not np.isfinite(row.fused).all()]
+    if broken:
+        raise ValueError(
+            f"{named(broken)}: the embedding is not finite; the model has diverged, or the input breaks it"
+        )
+    residues = None
+    if per_residue:
+        parts = [row.residues for row in rows if row.residues is not None]
+        residues = Residues(
+            np.concatenate([values for values, _ in parts]),
+            np.concatenate([positions for _, positions in parts]),
+            np.cumsum([0, *(len(positions) for _, positions in parts)], dtype=np.int64),
+        )
+    return Embeddings(
+        keys=tuple(keys),
+        fused=np.stack([row.fused for row in rows]),
+        alone={m: np.stack([row.alone[m] for row in rows]) for m in by.modalities},
+        present={m: np.array([row.present[m] for row in rows]) for m in by.modalities},
+        model=by.sha256,
+        truncated=truncated,
+        residues=residues,
+    )
+
+
+def _text_query(text: str) -> Sample:
+    if not text.strip():
+        raise ValueError("the text to search for is empty")
+    if len(text) >= 20 and text.isalpha() and text.isupper():
+        raise ValueError(
+            f"{text[:20]}… looks like a sequence; search for it as a protein: Sample('query', sequence=...)"
+        )
+    return Sample("query", function=Function(texts=(Text(text, "query"),)))
+
+
+def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Load weights. Raises ValueError, naming the first that does not fit."""
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if differ := sorted(name for name in own.keys() | found.keys() if own.get(name) != found.get(name)):
+        name = differ[0]
+        raise ValueError(
+            f"{path}: {len(differ)} tensor(s) do not fit {CONFIG}, first {name}: {found.get(name)} in the file, "
+            f"{own.get(name)} expected"
+        )
+    module.load_state_dict(tensors)
