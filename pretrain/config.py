@@ -51,6 +51,8 @@ def read(path: Path) -> dict[str, Any]:
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
+    if not isinstance(parent, str):
+        raise ValueError(f"{path}: extends must name one file, got {parent!r}")
     base = _toml(path.parent / parent)
     if "extends" in base:
         raise ValueError(f"{path}: extends {parent}, which itself extends {base['extends']}; one level is the limit")

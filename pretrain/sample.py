@@ -1,8 +1,8 @@
 """One protein, any subset of modalities, and the bytes it has inside a shard. Imports numpy only.
 
-A sample becomes one `<key>.safetensors` member (sequence, coordinates, terms, texts) and one `<key>.<i>.<type>` member per
-image, still encoded. The safetensors header carries a single metadata key, `sample`, canonical JSON: several keys come
-out in another order in every process, one key does not, and so the same protein is the same bytes everywhere.
+A sample becomes one `<key>.safetensors` member (sequence, coordinates, terms, texts) and one `<key>.<i>.<type>` member
+per image, still encoded. The safetensors header carries a single metadata key, `sample`, canonical JSON: several keys
+come out in another order in every process, one key does not, and so the same protein is the same bytes everywhere.
 """
 
 import json
@@ -103,7 +103,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Image:
-    """A microscope image, still encoded: an 8-bit PNG whose bands are the leading `CHANNELS`; `present` tells which are real."""
+    """A microscope image, still encoded: an 8-bit PNG. Its bands are the leading `CHANNELS`; `present` are real."""
 
     id: str
     data: bytes = field(repr=False)
@@ -189,7 +189,7 @@ def decode(members: dict[str, bytes]) -> Sample:
         return _decode(name.removesuffix(".safetensors"), members, *_parse(members[name]))
     except CorruptSample:
         raise
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptSample(f"{name}: {type(error).__name__}: {error}") from error
 
 
@@ -213,9 +213,9 @@ def _decode(key: str, members: dict[str, bytes], about: dict, tensors: dict[str,
 def _pack(sample: Sample, i: int, tensors: dict[str, NDArray[np.generic]]) -> dict[str, object]:
     """Put structure i's arrays into `tensors`; what a default says already is not stored. Returns its JSON entry."""
     structure, prefix = sample.structures[i], f"{i}."
-    steps = np.rint(structure.coordinates / STEP)
+    steps = np.where(structure.mask[..., None], np.rint(structure.coordinates / STEP), 0)
     wide = np.abs(steps).max(initial=0) > np.iinfo(np.int16).max
-    tensors[prefix + "xyz"] = np.where(structure.mask[..., None], steps, 0).astype("<i4" if wide else "<i2")
+    tensors[prefix + "xyz"] = steps.astype("<i4" if wide else "<i2")
     if not structure.mask.all():
         tensors[prefix + "mask"] = structure.mask.astype(np.uint8)
     if sample.sequence is None or structure.mismatch(sample.sequence).any():
@@ -232,6 +232,9 @@ def _pack(sample: Sample, i: int, tensors: dict[str, NDArray[np.generic]]) -> di
 
 def _unpack(i: int, entry: dict, tensors: dict[str, NDArray], sequence: str | None) -> Structure:
     steps = tensors[f"{i}.xyz"]
+    counts = [count for _, count in entry["runs"]]
+    if min(counts, default=0) < 1 or sum(counts) != len(steps):  # before arange believes a count
+        raise CorruptSample(f"structure {entry['id']}: {len(steps)} residues in runs {entry['runs']!r:.80}")
     residue = np.concatenate([np.arange(start, start + count, dtype=np.int32) for start, count in entry["runs"]])
     mask, letters, confidence = (tensors.get(f"{i}.{name}") for name in ("mask", "letters", "confidence"))
     if letters is None:
