@@ -1,0 +1,129 @@
+"""Export: the weights of the newest whole checkpoint, everything it takes to load them, and nothing that lies."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pretrain import checkpoint
+from pretrain.export import export
+
+
+def test_the_weights_are_the_checkpoints(trained_run, exported):
+    stored = load_file(exported / "model.safetensors")
+    found = checkpoint.latest(trained_run / "checkpoints")
+    assert found is not None
+    weights = found.weights()
+    model = {name.removeprefix("model."): tensor for name, tensor in stored.items() if name.startswith("model.")}
+    assert set(model) == {name for name in weights if not name.startswith("decoders.")}
+    for name, tensor in model.items():
+        assert torch.equal(tensor, weights[name]), name
+    assert any(name.startswith("encoders.") for name in stored)
+    assert not any("exp_avg" in name for name in stored)
+
+
+def test_the_folder_says_what_it_is(exported):
+    config = json.loads((exported / "config.json").read_text())
+    assert (config["format"], config["step"], config["model"]["kind"]) == (1, 7, "amma")
+    assert config["weights"]["bytes"] == (exported / "model.safetensors").stat().st_size
+    stored = load_file(exported / "model.safetensors")
+    count = sum(tensor.numel() for name, tensor in stored.items() if name.startswith("model."))
+    assert config["parameters"]["model"] == count
+    assert not [path for path in exported.parent.iterdir() if "partial" in path.name]
+
+
+def test_the_card_is_plain_about_it(exported):
+    card = (exported / "README.md").read_text()
+    for part in [
+        "trained on few",
+        "license: apache-2.0",
+        "Random weights:",
+        "never trained",
+        "| train | 32 | 31 | 31 | 1 | 0 |",
+        "CC BY 4.0",
+        "Note.",
+        "| sequence – function | 0.350 | 0.300 | 0.400 | 0.250 | 40 | 17 |",
+        "| reconstruction/sequence | 0.7500 |",
+        "fourfold.load(",
+        "Apache-2.0",
+        "step 7",
+    ]:
+        assert part in card, part
+    assert "/tmp" not in card
+
+
+def test_bfloat16_halves_the_file(trained_run, exported, tmp_path):
+    half = export(trained_run, tmp_path / "half", dtype="bfloat16")
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (half, exported)]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert json.loads((half / "config.json").read_text())["weights"]["dtype"] == "bfloat16"
+
+
+def test_twice_gives_the_same_bytes(trained_run, exported, tmp_path):
+    again = export(trained_run, tmp_path / "again")
+    names = sorted(path.relative_to(exported) for path in exported.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    for name in names:
+        assert (again / name).read_bytes() == (exported / name).read_bytes(), name
+
+
+def test_nothing_is_overwritten(trained_run, exported):
+    before = (exported / "config.json").stat().st_mtime_ns
+    with pytest.raises(ValueError, match="never overwrites"):
+        export(trained_run, exported)
+    assert (exported / "config.json").stat().st_mtime_ns == before
+
+
+def test_a_broken_checkpoint_is_no_checkpoint(trained_run, tmp_path, caplog):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    file = next((run / "checkpoints").rglob("rank-00000.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="no checkpoint that is committed and whole"):
+        export(run, tmp_path / "out")
+    assert "broken" in caplog.text and not (tmp_path / "out").exists()
+
+
+def test_missing_runs_and_unknown_types_are_named(trained_run, tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        export(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no checkpoint"):
+        export(tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(ValueError, match="float16"):
+        export(trained_run, tmp_path / "out", dtype="float16")  # type: ignore[arg-type]
+
+
+def test_other_encoders_than_in_training_are_refused(trained_run, tmp_path):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    path = next((run / "checkpoints").rglob("checkpoint.json"))
+    about = json.loads(path.read_text())
+    about["state"]["identity"]["encoders"]["structure"]["sha256"] = "00" * 32
+    text = json.dumps(about, indent=1).encode()
+    path.write_bytes(text)
+    commit = path.with_name("COMMIT.json")
+    files = json.loads(commit.read_text())
+    files["files"]["checkpoint.json"] = checkpoint._settle(path)
+    commit.write_text(json.dumps(files))
+    with pytest.raises(ValueError, match=r"the structure encoder was .* in training"):
+        export(run, tmp_path / "out")
+
+
+def test_neither_export_nor_loading_needs_deepspeed_or_ray(trained_run, tmp_path):
+    """In a process where importing either is an error."""
+    program = (
+        "import sys\n"
+        "sys.modules['deepspeed'] = sys.modules['ray'] = None\n"
+        "from pathlib import Path\n"
+        "from pretrain.export import export\n"
+        "from pretrain.inference import load\n"
+        "from pretrain.sample import Sample\n"
+        f"folder = export(Path({str(trained_run)!r}), Path({str(tmp_path / 'out')!r}))\n"
+        "print(load(folder).embed([Sample('a', sequence='MKV')]).fused.shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(1, 24)"
