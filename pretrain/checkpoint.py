@@ -6,9 +6,9 @@
         checkpoint.json            parameter → [rank, offset, start, length] …, position, configuration
         COMMIT.json                size and SHA-256 of every file above, written last
 
-A folder is staged under another name, every file is fsynced and hashed, and one rename commits it: a checkpoint either has
-a COMMIT.json whose hashes hold, or it is none. Resharding is slicing: a rank reads the runs it needs, whoever wrote them.
-Nothing is pickled. The finding behind this (DeepSpeed's accessors at every stage) is in pretrain/README.md.
+A folder is staged under another name, every file is fsynced and hashed, and one rename commits it: a checkpoint either
+has a COMMIT.json whose hashes hold, or it is none. Resharding is slicing: a rank reads the runs that it needs, whoever
+wrote them. Nothing is pickled. The finding behind this (DeepSpeed's accessors at every stage) is in pretrain/README.md.
 """
 
 import hashlib
@@ -41,14 +41,14 @@ log = logging.getLogger(__name__)
 class CheckpointConfig(Config):
     """every: steps between checkpoints. keep: how many of the newest stay; each `keep_every`-th step stays for good."""
 
-    every: int = Field(500, ge=1)
-    keep: int = Field(3, ge=1)
-    keep_every: int | None = Field(None, ge=1)
+    every: int = Field(default=500, ge=1)
+    keep: int = Field(default=3, ge=1)
+    keep_every: int | None = Field(default=None, ge=1)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint on disk. Open it with `read`; `verify` says whether its bytes are still what was committed."""
+    """A committed checkpoint on disk. `verify` says whether its bytes still are what was committed."""
 
     path: Path
     step: int
@@ -78,7 +78,7 @@ class Checkpoint:
         }
 
     def slice(self, fragment: Fragment, state: str) -> Tensor:
-        """fp32 [length]: any run of any parameter's `state` (one of STATES), put together from whoever wrote its parts."""
+        """fp32 [length]: any run of any parameter's `state` (one of STATES), joined from whoever wrote its parts."""
         out = torch.empty(fragment.length)
         end, filled = fragment.start + fragment.length, 0
         for rank, offset, start, length in self.parameters[fragment.name]["fragments"]:
@@ -119,7 +119,7 @@ class Checkpoint:
 
 
 def save(folder: Path, engine: Engine, step: int, state: dict[str, Any], config: CheckpointConfig) -> Path:
-    """Write and commit `folder/step-<step>`, then apply retention. Collective; returns the committed path on every rank."""
+    """Write and commit `folder/step-<step>`, then apply retention. Collective; returns the path on every rank."""
     final, staged = folder / f"step-{step:08d}", folder / f".step-{step:08d}.partial"
     if distributed.rank() == 0:
         shutil.rmtree(staged, ignore_errors=True)  # what an interrupted attempt left

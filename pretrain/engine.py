@@ -1,8 +1,8 @@
 """DeepSpeed, and nothing else of the project imports it: what trains, how a step is normalised, whose slice is whose.
 
 Losses arrive as sums and counts (`pretrain.batch.Loss`). A step divides each term by its count over all ranks and
-micro-batches, known before the first forward pass, and multiplies away DeepSpeed's own averaging; so the gradient is the
-one a single process would have on the joined step, whatever is missing on whichever rank.
+micro-batches, known before the first forward pass, and multiplies away DeepSpeed's own averaging; so the gradient is
+the one a single process would have on the joined step, whatever is missing on whichever rank.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -30,16 +30,16 @@ STATES = ("weight", "exp_avg", "exp_avg_sq")  # what a fragment holds: fp32 mast
 class OptimizerConfig(Config):
     """AdamW with linear warm-up and cosine decay to `final` × `lr` at the last step."""
 
-    lr: float = Field(3e-4, gt=0)
+    lr: float = Field(default=3e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
-    weight_decay: float = Field(0.05, ge=0)
-    warmup: int = Field(100, ge=0)
-    final: float = Field(0.1, ge=0, le=1)
-    clip: float = Field(1.0, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: int = Field(default=100, ge=0)
+    final: float = Field(default=0.1, ge=0, le=1)
+    clip: float = Field(default=1.0, ge=0)
 
     def rate(self, step: int, steps: int) -> float:
-        """Learning rate of `step` (0-based) out of `steps`: a function of the step alone, so there is no state to save."""
+        """Learning rate of `step` (0-based) out of `steps`: a function of the step alone, so no state is saved."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         share = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
@@ -55,9 +55,9 @@ class EngineConfig(Config):
 
     stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["fp32", "bf16"] = "bf16"
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     offload: bool = False
-    timeout_minutes: float = Field(30.0, gt=0)
+    timeout_minutes: float = Field(default=30.0, gt=0)
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,12 @@ class Engine:
 
     def __init__(self, model: nn.Module, config: EngineConfig, optimizer: OptimizerConfig, device: torch.device):
         self.config, self.optimizer, self.device = config, optimizer, device
-        self.names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        self.shapes = {name: tuple(parameter.shape) for name, parameter in self.names.items()}
+        # Any: DeepSpeed hangs its own attributes on parameters.
+        self.parameters: dict[str, Any] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
         self.model = model
         adamw = torch.optim.AdamW(
-            _groups(self.names, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps
+            _groups(self.parameters, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps
         )
         self.deepspeed, *_ = _deepspeed().initialize(
             model=model.to(device),
@@ -114,7 +115,6 @@ class Engine:
             config=deepspeed_config(config, optimizer),
             dist_init_required=False,
         )
-        self.dtype = torch.bfloat16 if config.precision == "bf16" and config.stage > 0 else torch.float32
 
     def step(self, batches: Sequence[Batch], encode: Callable[[Batch], Features], rate: float) -> StepResult:
         """One optimizer step over this rank's micro-batches, exactly `accumulate` of them, some possibly empty."""
@@ -125,7 +125,7 @@ class Engine:
             group["lr"] = rate
         names, counts = self.denominators(batches)
         sums = torch.zeros(len(names), dtype=torch.float64)
-        weights = dict.fromkeys(names, 0.0)
+        weights, norm = dict.fromkeys(names, 0.0), None
         for batch, features, negatives in self._prepared(batches, encode):
             losses = self._forward(features, batch, negatives=negatives)
             _check_counts(losses, self.deepspeed.module.counts(batch))
@@ -144,7 +144,7 @@ class Engine:
         """The model's `task` on one batch, without gradient."""
         self.deepspeed.eval()
         try:
-            return self._forward(self._cast(features), batch, task=task)
+            return self._forward(features, batch, task=task)
         finally:
             self.deepspeed.train()
 
@@ -158,22 +158,19 @@ class Engine:
     def _prepared(
         self, batches: Sequence[Batch], encode: Callable[[Batch], Features]
     ) -> Iterator[tuple[Batch, Features, Any]]:
-        """(batch, features, negatives) per micro-batch. Contrastive terms see the whole step: with several micro-batches
-        their embeddings are gathered first, without gradient, and each micro-batch is then run again with its own."""
+        """(batch, features, negatives) per micro-batch. Contrastive terms see the whole step: with several
+        micro-batches embeddings are gathered first, without gradient, and each is then run again with its own."""
         negatives = None
         if len(batches) > 1 and self.deepspeed.module.contrastive:
             parts = [self.evaluate(batch, encode(batch), "negatives") for batch in batches]
             negatives = collect(parts, [batch.slots for batch in batches])
         for batch in batches:
-            yield batch, self._cast(encode(batch)), negatives
+            yield batch, encode(batch), negatives
 
     def _forward(self, features: Features, batch: Batch, **extra: Any) -> Any:
         autocast = self.config.precision == "bf16" and self.config.stage == 0
         with torch.autocast(self.device.type, torch.bfloat16) if autocast else contextlib.nullcontext():
             return self.deepspeed(features, batch, **extra)
-
-    def _cast(self, features: Features) -> Features:
-        return {modality: replace(tokens, values=tokens.values.to(self.dtype)) for modality, tokens in features.items()}
 
     def _normalised(self, losses: Losses, counts: dict[str, int]) -> Tensor:
         """Σ weight × sum / global count, times what DeepSpeed will divide by: the world size and the micro-batches."""
@@ -187,7 +184,7 @@ class Engine:
         """Stage 0 in fp32 is a plain AdamW behind DeepSpeed, which reports no norm there: take it before the step."""
         if self.config.stage > 0 or not self.deepspeed.is_gradient_accumulation_boundary():
             return None
-        squares = [p.grad.float().pow(2).sum() for p in self.names.values() if p.grad is not None]
+        squares = [p.grad.float().pow(2).sum() for p in self.parameters.values() if p.grad is not None]
         return float(torch.stack(squares).sum().sqrt())
 
     def _norm_after(self) -> float:
@@ -242,7 +239,7 @@ class Engine:
 
     def _owned_replicated(self, whole: bool) -> Iterator[tuple[Fragment, Tensor, int]]:
         rank, world = (0, 1) if whole else (distributed.rank(), distributed.world())
-        for name, parameter in self.names.items():
+        for name, parameter in self.parameters.items():
             start, end = (parameter.numel() * r // world for r in (rank, rank + 1))
             if end > start:
                 yield Fragment(name, start, end - start), parameter, start
@@ -250,7 +247,7 @@ class Engine:
     def _owned_partition(self) -> Iterator[tuple[Fragment, Tensor, int]]:
         """Stages 1 and 2: `_hp_mapping` says which run of the rank's flat partition a parameter's run lies in."""
         partitions = self.deepspeed.optimizer.single_partition_of_fp32_groups
-        for name, parameter in self.names.items():
+        for name, parameter in self.parameters.items():
             mapping = parameter._hp_mapping
             if mapping is not None:
                 address = mapping.lp_fragment_address
@@ -260,7 +257,7 @@ class Engine:
     def _owned_weights(self) -> Iterator[tuple[Fragment, Tensor, int]]:
         """Stage 3: each parameter is cut evenly over the ranks, the last cut padded; padding is nobody's."""
         optimizer = self.deepspeed.optimizer
-        for name, parameter in self.names.items():
+        for name, parameter in self.parameters.items():
             group, place, cut = optimizer.grad_position[optimizer.get_param_id(parameter)]
             start = min(cut * distributed.rank(), parameter.ds_numel)
             length = min(cut, parameter.ds_numel - start)

@@ -1,6 +1,7 @@
 """What a run says of itself: `log.jsonl` for programs, TensorBoard for curves, one line on the screen for people.
 
-Rank 0 writes; on every other rank a journal is silent. A resumed run appends: where steps repeat, the later record holds.
+Rank 0 writes; on every other rank a journal is silent. A resumed run appends: where steps repeat, the later record
+holds.
 """
 
 import json

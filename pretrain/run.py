@@ -13,19 +13,19 @@ from pretrain.models import ModelConfig
 
 
 class ValidationConfig(Config):
-    """Every `every` steps and at the end: up to `samples` held-out proteins, losses by modality and retrieval at `k`."""
+    """Every `every` steps and at the end: `samples` held-out proteins, losses by modality, retrieval at `k`."""
 
-    every: int = Field(500, ge=1)
-    samples: int = Field(1024, ge=1)
-    batch: int = Field(32, ge=1)  # proteins per forward pass, over all ranks
+    every: int = Field(default=500, ge=1)
+    samples: int = Field(default=1024, ge=1)
+    batch: int = Field(default=32, ge=1)  # proteins per forward pass, over all ranks
     split: str = "valid"
-    k: int = Field(10, ge=1)
+    k: int = Field(default=10, ge=1)
 
 
 class LogConfig(Config):
     """A line of `log.jsonl` every `every` steps, the same to TensorBoard."""
 
-    every: int = Field(10, ge=1)
+    every: int = Field(default=10, ge=1)
     tensorboard: bool = True
 
 
@@ -34,7 +34,7 @@ class RunConfig(Config):
 
     out: Path
     steps: int = Field(ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     data: DataConfig
     encoders: EncodersConfig
     model: ModelConfig

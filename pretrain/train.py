@@ -1,7 +1,7 @@
 """The loop. Run it under a launcher (`deepspeed --module pretrain.train CONFIG [a.b=value …]`) or as one process.
 
-A run that exists is resumed from its newest verified checkpoint, on however many ranks are there now. SIGTERM and SIGINT
-make a checkpoint and end the run in order.
+A run that exists is resumed from its newest verified checkpoint, on however many ranks are there now. SIGTERM and
+SIGINT make a checkpoint and end the run in order.
 """
 
 import argparse
@@ -68,7 +68,11 @@ def _loader(run: RunConfig, dataset: Dataset, plan: Plan, accumulate: int) -> Lo
 
 
 def _begin(
-    run: RunConfig, encoders: Encoders, found: checkpoint.Checkpoint | None, identity: dict[str, Any], device: torch.device
+    run: RunConfig,
+    encoders: Encoders,
+    found: checkpoint.Checkpoint | None,
+    identity: dict[str, Any],
+    device: torch.device,
 ) -> tuple[Engine, Position]:
     """The engine and the position: a fresh start, or exactly where the checkpoint left them."""
     torch.manual_seed(run.seed)
@@ -142,9 +146,7 @@ def _validate(
     return result
 
 
-def _log_step(
-    run: RunConfig, plan: Plan, step: Step, result: StepResult, journal: Journal, clock: float
-) -> float:
+def _log_step(run: RunConfig, plan: Plan, step: Step, result: StepResult, journal: Journal, clock: float) -> float:
     """One record per logged step; tokens are those that fusion saw, over all ranks. Returns the time now."""
     number, now = step.position.step, time.perf_counter()
     seconds = now - clock
@@ -180,7 +182,9 @@ def _announce(
     world = distributed.world()
     if journal.writes:
         (run.out / "config.json").write_text(json.dumps(config.dump(run), indent=1) + "\n")
-    journal.say(f"{sum(plan.sizes.values()):,} proteins in {len(plan.sizes)} groups, {world} rank(s), ZeRO {run.engine.stage}")
+    journal.say(
+        f"{sum(plan.sizes.values()):,} proteins in {len(plan.sizes)} groups, {world} rank(s), ZeRO {run.engine.stage}"
+    )
     for modality, encoder in identity["encoders"].items():
         journal.say(f"encoder {modality}: {encoder['kind']}, weights {encoder['weights']}")
     if found:
@@ -224,7 +228,9 @@ def _device() -> torch.device:
 
 def _seed(seed: int, step: int) -> int:
     """The global generators' seed for a step (dropout, if a model has any): stateless, so there is none to save."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{distributed.rank()}".encode(), digest_size=7).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(f"{seed}/{step}/{distributed.rank()}".encode(), digest_size=7).digest(), "big"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,7 +16,16 @@ from tests.ranks.processes import run
 
 WIDTHS = {Modality.SEQUENCE: 6, Modality.STRUCTURE: 10, Modality.FUNCTION: 4, Modality.IMAGE: 8}
 # Tokens of each protein by modality. The second half has neither structure nor image: on two ranks, rank 1 has none.
-PROTEINS = [(9, 7, 5, 4), (6, 6, 0, 8), (0, 5, 4, 0), (4, 4, 3, 4), (8, 0, 3, 0), (5, 0, 0, 0), (0, 0, 6, 0), (7, 0, 2, 0)]
+PROTEINS = [
+    (9, 7, 5, 4),
+    (6, 6, 0, 8),
+    (0, 5, 4, 0),
+    (4, 4, 3, 4),
+    (8, 0, 3, 0),
+    (5, 0, 0, 0),
+    (0, 0, 6, 0),
+    (7, 0, 2, 0),
+]
 BETA = 0.9
 
 
@@ -37,26 +46,28 @@ def _batch(proteins: Sequence[int], step: int) -> tuple[Batch, Features]:
         for m in WIDTHS
     }
     none, empty = torch.zeros(len(proteins) + 1, dtype=torch.int64), torch.zeros(0)
-    batch = Batch(
-        tuple(f"p{i}" for i in proteins), 7, step, torch.tensor(proteins, dtype=torch.int64), torch.zeros(len(proteins), 2),
-        lengths, Sequences(empty, none), Structures(empty, empty, empty, empty, empty, none), Texts(empty, none),
+    raw = (
+        Sequences(empty, none),
+        Structures(empty, empty, empty, empty, empty, none),
+        Texts(empty, none),
         Images(empty, empty, none),
-    )  # fmt: skip
+    )
+    slots = torch.tensor(proteins, dtype=torch.int64)
+    batch = Batch(tuple(f"p{i}" for i in proteins), 7, step, slots, torch.zeros(len(proteins), 2), lengths, *raw)
     return batch, features
 
 
 def _steps(cases: list[tuple[int, str, str, int]]) -> list[dict]:
-    """Per (stage, precision, variant, accumulate): two steps' losses, and after the first the gradient as Adam saw it."""
+    """Per (stage, precision, variant, accumulate): two steps' losses, and the gradient of the first as Adam saw it."""
     found = []
     for stage, precision, variant, accumulate in cases:
-        config = EngineConfig(stage=stage, precision=precision, accumulate=accumulate)
+        config = EngineConfig.model_validate({"stage": stage, "precision": precision, "accumulate": accumulate})
         device = start(config)
         torch.manual_seed(0)
         decoder = DecoderConfig(width=8, depth=1, heads=2)
         masking = MaskingConfig(keep=0.5)
-        amma = AmmaConfig(
-            variant=variant, width=16, depth=2, heads=2, decoder=decoder, embedding=8, masking=masking
-        )  # fmt: skip
+        size = {"width": 16, "depth": 2, "heads": 2, "embedding": 8}
+        amma = AmmaConfig.model_validate({"variant": variant, "decoder": decoder, "masking": masking, **size})
         model = models.build(amma, WIDTHS)
         engine = Engine(model, config, OptimizerConfig(betas=(BETA, 0.99), clip=0.0, weight_decay=0.0), device)
         share = len(PROTEINS) // distributed.world()

@@ -21,7 +21,10 @@ class Toy(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.branches = nn.ModuleDict(
-            {m: nn.Sequential(nn.Linear(w, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, w)) for m, w in WIDTHS.items()}
+            {
+                m: nn.Sequential(nn.Linear(w, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, w))
+                for m, w in WIDTHS.items()
+            }
         )
         self.register_buffer("scale", torch.ones(3))
 
@@ -37,7 +40,7 @@ class Toy(nn.Module):
 
 
 def batch(proteins: Sequence[int], step: int) -> Any:
-    """A stand-in micro-batch of `PROTEINS[i]`: rows drawn from (step, protein), so they do not know where they landed."""
+    """A stand-in micro-batch of `PROTEINS[i]`, its rows drawn from (step, protein) wherever it landed."""
     draws = {i: torch.Generator().manual_seed(1000 * step + i) for i in proteins}
     features = {}
     for column, (modality, width) in enumerate(WIDTHS.items()):
@@ -47,6 +50,10 @@ def batch(proteins: Sequence[int], step: int) -> Any:
         offsets = offsets_of(torch.tensor(lengths, dtype=torch.int64))
         features[modality] = Tokens(values, offsets, torch.arange(len(values)))
     return SimpleNamespace(features=features)
+
+
+def encode(batch: Any) -> Features:
+    return batch.features
 
 
 def share(rank: int, world: int, accumulate: int, step: int) -> list[Any]:
