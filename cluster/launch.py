@@ -1,4 +1,4 @@
-"""Where training runs: each place computes a command for a launcher that exists, `run` executes it and passes signals on.
+"""Where training runs: a place computes a command for a launcher that exists; `run` executes it and passes signals on.
 
 Local runs call DeepSpeed's launcher for one host as `deepspeed --num_gpus N` would, without the process in front. That
 front process costs a second import of everything (6.3 s to the ranks' first line instead of 2.3 s on two cores), dies

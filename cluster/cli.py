@@ -1,0 +1,171 @@
+"""The `fourfold` command: a verb for each thing one does. A verb imports what it needs when it runs: help is quick."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pretrain.embeddings import Embeddings, Hit
+    from pretrain.inference import Exported
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Pretrain multimodal protein models: sequence, structure, function and image, any of them absent.",
+)
+
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A TOML file, or a shipped one: amma/tiny.toml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[A.B=VALUE]…", help="Settings that replace the file's.")
+]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An exported model's folder.")]
+
+
+@app.command()
+def prepare(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The data set's folder; overrides the configuration's.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray workers; all cores by default.")] = None,
+) -> None:
+    """Turn raw public files into shards."""
+    from data_prep.prepare import PrepareConfig
+    from data_prep.prepare import prepare as run
+    from pretrain.config import load
+
+    more = [f"workers={workers}"] if workers else []
+    loaded = load(PrepareConfig, config, [*(overrides or []), *more])
+    run(loaded, out)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Processes on this machine; one a GPU by default.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="Train on these hosts (`name slots=N` a line).")] = None,
+) -> None:
+    """Train a model, or go on with a run that was stopped."""
+    from cluster.launch import Local, Ssh, command, run
+    from pretrain.config import load
+    from pretrain.run import RunConfig
+
+    if ranks and hostfile:
+        raise ValueError("--ranks counts processes on this machine and --hostfile names others: give one of them")
+    load(RunConfig, config, overrides or [])  # a mistake is told once and here, not by every rank
+    place = Ssh(hostfile=hostfile) if hostfile else Local(ranks=ranks)
+    code = run(command(place, config, overrides or []))
+    if code not in (0, 2):  # 2: a rank has said what was wrong
+        print(f"error: training ended with exit code {code}; its last words are above", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it must not exist.")],
+) -> None:
+    """Write a run's newest checkpoint as a compact model."""
+    from pretrain.export import export as write
+
+    print(write(run, out))
+
+
+@app.command()
+def embed(
+    model: Model,
+    proteins: Annotated[Path, typer.Argument(help="A FASTA file, a structure, a folder of them, or a data set.")],
+    result: Annotated[Path, typer.Argument(help="The file to write (safetensors).")],
+    per_residue: Annotated[bool, typer.Option("--per-residue", help="Keep an embedding of every residue too.")] = False,
+) -> None:
+    """Embed proteins."""
+    from data_prep.proteins import read
+    from pretrain.inference import load
+
+    embeddings = load(model).embed(read(proteins), per_residue=per_residue)
+    embeddings.save(result)
+    print(f"{len(embeddings):,} proteins, {embeddings.fused.shape[1]} numbers each: {result}")
+
+
+@app.command()
+def search(
+    model: Model,
+    proteins: Annotated[Path, typer.Argument(help="What `embed` wrote, or anything that it reads.")],
+    queries: Annotated[list[str], typer.Argument(help="Texts, keys of the proteins, sequences, or files of proteins.")],
+    top: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
+    by: Annotated[list[str] | None, typer.Option(help="Compare with this modality of the proteins only.")] = None,
+) -> None:
+    """Rank proteins for a text or for a protein."""
+    from data_prep.proteins import read
+    from pretrain.embeddings import Embeddings
+    from pretrain.inference import load
+
+    loaded = load(model)
+    embeddings = Embeddings.load(proteins) if proteins.suffix == ".safetensors" else loaded.embed(read(proteins))
+    for query in queries:
+        for name, hits in _search(loaded, embeddings, query, top, by):
+            print(f"# {name}")
+            for rank, hit in enumerate(hits, 1):
+                print(f"{rank}\t{hit.key}\t{hit.score:.4f}")
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Where everything goes; what an earlier demo left there is replaced.")
+    ] = Path("runs/demo"),
+) -> None:
+    """Watch it all work on a small sample of real proteins, in about five minutes on two cores."""
+    from cluster.demo import demo as run
+
+    raise typer.Exit(run(out))
+
+
+@app.command()
+def version() -> None:
+    """Print the versions of Fourfold and of what it stands on."""
+    from importlib import metadata
+
+    for name in ("fourfold", "torch", "deepspeed", "ray", "transformers", "torch-geometric"):
+        print(f"{name} {metadata.version(name)}")
+
+
+def _search(
+    model: "Exported", embeddings: "Embeddings", query: str, top: int, by: list[str] | None
+) -> "list[tuple[str, list[Hit]]]":
+    """(what was searched for, hits) of one query, or of each protein in the file that it names."""
+    from data_prep.proteins import read
+    from pretrain.sample import Modality, Sample
+
+    try:
+        chosen = [Modality(name) for name in by] if by else None
+    except ValueError:
+        raise ValueError(f"--by {' '.join(by or [])}: the modalities are {', '.join(Modality)}") from None
+    if query in embeddings.keys:
+        i = embeddings.keys.index(query)
+        vectors = {m: rows[i] for m, rows in embeddings.alone.items() if embeddings.present[m][i]}
+        return [(query, embeddings.nearest(vectors, top, chosen))]
+    if Path(query).exists():
+        return [(sample.key, model.search(sample, embeddings, top, chosen)) for sample in read(query)]
+    if len(query) >= 20 and query.isalpha() and query.isupper():
+        return [(query, model.search(Sample("query", sequence=query), embeddings, top, chosen))]
+    return [(query, model.search(query, embeddings, top, chosen))]
+
+
+def main() -> None:
+    """Run the command. A mistake in what was asked for is one message and exit code 2, not a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("FOURFOLD_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The command as people meet it: help, mistakes, and what each verb hands on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster import cli
+
+ROOT = Path(__file__).resolve().parents[3]
+VERBS = ("prepare", "train", "export", "embed", "search", "demo", "version")
+
+
+def fourfold(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    command = [sys.executable, "-m", "cluster.cli", *words]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+def test_help_names_every_verb() -> None:
+    result = CliRunner().invoke(cli.app, ["--help"])
+    assert result.exit_code == 0 and all(verb in result.output for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str) -> None:
+    result = CliRunner().invoke(cli.app, [verb, "--help"])
+    assert result.exit_code == 0 and verb in result.output
+
+
+def test_version_names_what_it_stands_on() -> None:
+    result = CliRunner().invoke(cli.app, ["version"])
+    assert result.exit_code == 0 and "deepspeed 0." in result.output and "torch 2." in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("train", "nowhere.toml"), "no configuration file at nowhere.toml"),
+        (("prepare", "nowhere.toml"), "no configuration file at nowhere.toml"),
+        (("train", "amma/tiny.toml", "stepss=3"), "did you mean 'steps'?"),
+        (("train", "amma/tiny.toml", "--ranks", "2", "--hostfile", "x"), "give one of them"),
+        (("export", "nowhere", "out"), "no run at nowhere"),
+        (("embed", "nowhere", "x.fasta", "y"), "nowhere is no exported model"),
+        (("search", "nowhere", "x.fasta", "y"), "nowhere is no exported model"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(words: tuple[str, ...], says: str) -> None:
+    done = fourfold(*words)
+    assert done.returncode == 2 and done.stdout == ""
+    last = done.stderr.strip().split("\n")
+    assert says in done.stderr and any(line.startswith("error: ") for line in last)
+    assert "Traceback" not in done.stderr
+
+
+def test_the_traceback_is_there_for_those_who_ask() -> None:
+    done = fourfold("export", "nowhere", "out", FOURFOLD_TRACEBACK="1")
+    assert done.returncode != 0 and "Traceback" in done.stderr and "no run at nowhere" in done.stderr
