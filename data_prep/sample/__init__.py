@@ -1,0 +1,1 @@
+"""The sample inside the package: real proteins in their sources' own formats. README.md says where each comes from."""
