@@ -1,0 +1,91 @@
+"""What sources yield: small typed records, and the rejections that stand in for what could not be read.
+
+A record belongs to one protein (`key`) and comes from one file (`source`, relative to its root). Structures are not yet
+aligned and terms not yet resolved: that needs the protein's other records, and happens in `join.py`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pretrain.sample import Image, Text
+
+
+@dataclass(frozen=True)
+class SequenceRecord:
+    key: str
+    source: str
+    sequence: str
+
+
+@dataclass(frozen=True)
+class AnnotationRecord:
+    """Direct annotations as (GO id, evidence code) pairs, ids as the file has them: perhaps alternative or obsolete."""
+
+    key: str
+    source: str
+    terms: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class TextRecord:
+    key: str
+    source: str
+    text: Text
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    key: str
+    source: str
+    image: Image
+
+
+@dataclass(frozen=True, eq=False)
+class StructureRecord:
+    """One chain as observed: L residues with A backbone atoms.
+
+    coordinates: float32 [L, A, 3], Å, 0 where absent. mask: bool [L, A]. number: int32 [L], strictly increasing residue
+    numbers of the source (or 0..L-1 where its own repeat). confidence: float32 [L], pLDDT. begin, end: the stated
+    range of the sequence, 1-based and inclusive. shift: position minus number, where the file states both.
+    """
+
+    key: str
+    source: str
+    id: str
+    letters: str
+    atoms: tuple[str, ...]
+    coordinates: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    number: NDArray[np.int32]
+    confidence: NDArray[np.float32] | None = None
+    resolution: float | None = None
+    begin: int | None = None
+    end: int | None = None
+    shift: int | None = None
+
+
+@dataclass(frozen=True, order=True)
+class Rejection:
+    """Something that is not in the data set, and why. `detail` says what was seen, in the singular case."""
+
+    reason: str
+    key: str
+    source: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class FileSeen:
+    """A source file that was read to its end: what the manifest's provenance is made of."""
+
+    path: str
+    bytes: int
+    sha256: str = field(repr=False)
+
+
+Record = SequenceRecord | AnnotationRecord | TextRecord | ImageRecord | StructureRecord
+Item = Record | Rejection | FileSeen
+Items = Iterator[Item]

@@ -1,0 +1,193 @@
+"""Samples → shards, index and manifest, the same bytes for the same samples.
+
+A shard is a plain USTAR archive: no times, owners or padding to records, so that a member costs one header block and
+nothing depends on the machine. One partition's samples go to one shard per split and modality subset.
+"""
+
+import hashlib
+import json
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pretrain.data.index import SUFFIX, ShardIndex
+from pretrain.sample import Facet, Sample, canonical, encode, group_name
+
+BLOCK = tarfile.BLOCKSIZE
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One written shard. `counts`: samples by facet name, and bytes by what they hold (see `_payload`)."""
+
+    split: str
+    group: str
+    path: str
+    samples: int
+    residues: int
+    bytes: int
+    sha256: str
+    index_bytes: int
+    index_sha256: str
+    counts: dict[str, int] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a data set is: `manifest.json`. Nothing in it depends on when, where or by how many workers it was made."""
+
+    name: str
+    partitions: int
+    splits: dict[str, dict[str, dict[str, Any]]]
+    totals: dict[str, Any]
+    rejected: dict[str, int]
+    sources: list[dict[str, Any]]
+    go: dict[str, Any]
+    config: dict[str, Any]
+    versions: dict[str, str]
+
+    def to_bytes(self) -> bytes:
+        return (
+            json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True, ensure_ascii=False).encode()
+            + b"\n"
+        )
+
+
+def write(folder: Path, split: str, number: int, samples: Iterable[Sample]) -> Shard:
+    """Write one shard and its index. The samples are of one group, and sorted by key."""
+    body, columns, counts = bytearray(), [], Counter[str]()
+    keys: list[str] = []
+    group = ""
+    for sample in samples:
+        start, members = len(body), encode(sample)
+        for name, data in members:
+            body += _member(name, data)
+        span = memoryview(body)[start:]
+        columns.append((start, len(span), zlib.crc32(span), *_columns(sample)))
+        span.release()
+        keys.append(sample.key)
+        group = group_name(sample.modalities)
+        counts.update(_payload(sample, members[0][1]))
+        counts.update(f.name.lower() for f in Facet if f in sample.facets and f.name)
+    body += bytes(2 * BLOCK)
+    index = _index(keys, columns).to_bytes()
+    place = folder / split / group
+    place.mkdir(parents=True, exist_ok=True)
+    (place / f"{number:05d}.tar").write_bytes(body)
+    (place / f"{number:05d}{SUFFIX}").write_bytes(index)
+    return Shard(
+        split=split,
+        group=group,
+        path=f"{split}/{group}/{number:05d}.tar",
+        samples=len(keys),
+        residues=sum(row[4] for row in columns),
+        bytes=len(body),
+        sha256=hashlib.sha256(body).hexdigest(),
+        index_bytes=len(index),
+        index_sha256=hashlib.sha256(index).hexdigest(),
+        counts=dict(counts),
+    )
+
+
+def _member(name: str, data: bytes) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = len(data), 0o644, 0
+    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % BLOCK)
+
+
+def _columns(sample: Sample) -> tuple[int, int, int, int, int]:
+    """facets, residues, structure, text, images, as `ShardIndex` has them."""
+    texts = sample.function.texts if sample.function else ()
+    return (
+        int(sample.facets),
+        len(sample.sequence or ""),
+        max((len(structure) for structure in sample.structures), default=0),
+        max((len(text.text) for text in texts), default=0),
+        len(sample.images),
+    )
+
+
+def _index(keys: list[str], columns: list[tuple[int, ...]]) -> ShardIndex:
+    types = {
+        "offset": "i8",
+        "size": "i8",
+        "crc": "u4",
+        "facets": "u1",
+        "residues": "i4",
+        "structure": "i4",
+        "text": "i4",
+        "images": "i4",
+    }
+    table = np.array(columns, dtype=np.int64).reshape(len(keys), len(types))
+    return ShardIndex(tuple(keys), **{name: table[:, i].astype(kind) for i, (name, kind) in enumerate(types.items())})
+
+
+def _payload(sample: Sample, member: bytes) -> dict[str, int]:
+    """Bytes that carry the protein itself. What a shard and its index hold beyond these is overhead."""
+    header = int.from_bytes(member[:8], "little")
+    sequence = len(sample.sequence or "")
+    function = sample.function
+    return {
+        "sequence_bytes": sequence,
+        "structure_bytes": len(member) - 8 - header - sequence,
+        "term_bytes": sum(len(term.id) + len(term.evidence) for term in function.terms) if function else 0,
+        "text_bytes": sum(len(text.text.encode()) for text in function.texts) if function else 0,
+        "image_bytes": sum(len(image.data) for image in sample.images),
+        "structures": len(sample.structures),
+        "structure_residues": sum(len(structure) for structure in sample.structures),
+        "images": len(sample.images),
+        "texts": len(function.texts) if function else 0,
+        "annotations": len(function.terms) if function else 0,
+    }
+
+
+def totals(shards: list[Shard]) -> dict[str, Any]:
+    """Sums over all shards, with the overhead per sample that the format costs."""
+    counts: Counter[str] = Counter()
+    for shard in shards:
+        counts.update(shard.counts)
+    samples = sum(shard.samples for shard in shards)
+    written = sum(shard.bytes + shard.index_bytes for shard in shards)
+    payload = sum(counts[f"{kind}_bytes"] for kind in ("sequence", "structure", "term", "text", "image"))
+    facets = {facet.name.lower(): counts[facet.name.lower()] for facet in Facet if facet.name}
+    rest = {name: count for name, count in sorted(counts.items()) if name not in facets}
+    return {
+        "samples": samples,
+        "residues": sum(shard.residues for shard in shards),
+        "facets": facets,
+        "groups": dict(
+            sorted(
+                Counter({g: sum(s.samples for s in shards if s.group == g) for g in {s.group for s in shards}}).items()
+            )
+        ),
+        **rest,
+        "bytes": written,
+        "overhead_bytes_per_sample": round((written - payload) / samples, 1) if samples else 0.0,
+        "structure_bytes_per_residue": round(counts["structure_bytes"] / max(counts["structure_residues"], 1), 2),
+    }
+
+
+def tree(shards: list[Shard]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The manifest's `splits`: by split and group, samples, residues and the shards in order."""
+    out: dict[str, dict[str, dict[str, Any]]] = {}
+    for shard in sorted(shards, key=lambda shard: shard.path):
+        entry = out.setdefault(shard.split, {}).setdefault(shard.group, {"samples": 0, "residues": 0, "shards": []})
+        entry["samples"] += shard.samples
+        entry["residues"] += shard.residues
+        about = ("path", "samples", "bytes", "sha256", "index_sha256")
+        entry["shards"].append({name: getattr(shard, name) for name in about})
+    return out
+
+
+def write_rejections(path: Path, lines: list[dict[str, str]]) -> dict[str, int]:
+    """`rejected.jsonl`, sorted; returns the counts by reason."""
+    texts = sorted(canonical(line) for line in lines)
+    path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+    return dict(sorted(Counter(line["reason"] for line in lines).items()))

@@ -1,0 +1,290 @@
+"""Structures: AlphaFold DB and PDB files, mmCIF or PDB format, read with gemmi; one record per polypeptide chain.
+
+Taken: the first model, of each atom the alternate location with the highest occupancy, backbone atoms only. B-factors
+are pLDDT in AlphaFold models alone (an `AF-…-F…` name, or `_ma_` categories), elsewhere they are not kept. The protein
+is, in this order, what the configuration says (a manifest, or the folder's name), what the file says (`_struct_ref`,
+DBREF), or what an AlphaFold file is called; a chain of no known protein becomes an unpaired sample.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import gemmi
+import numpy as np
+
+from data_prep.records import Items, StructureRecord
+from data_prep.sources.files import Files, SourceError, load, rows, text
+from pretrain.config import Config
+from pretrain.sample import BACKBONE
+
+MODEL = re.compile(r"AF-(?P<accession>[A-Z0-9]+)-F(?P<fragment>\d+)")
+UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+DBREF = (
+    slice(12, 13),
+    slice(26, 32),
+    slice(33, 41),
+    slice(14, 18),
+    slice(55, 60),
+    slice(62, 67),
+)  # PDB format 3.3 §3.2
+
+
+class ManifestColumns(Config):
+    """Columns of a manifest; an empty name: it has none. A row is found by file name, or by PDB id and chain."""
+
+    file: str = "file"
+    pdb: str = ""
+    chain: str = ""
+    accession: str = "uniprot"
+    begin: str = ""
+    end: str = ""
+    resolution: str = ""
+
+
+class Structures(Files):
+    """`kind = "structures"`. atoms: which are stored, of N, CA, C, O. min_residues: shorter chains are passed over.
+
+    accession: "file" (what it says or is called), or "folder" (the name of the folder it lies in). manifest: a table
+    of file → accession and more, relative to the configuration's own `root`, which has the last word.
+    """
+
+    kind: Literal["structures"] = "structures"
+    on_error: Literal["stop", "reject"] = "reject"
+    slice: int = 256
+    atoms: tuple[str, ...] = BACKBONE[:3]
+    min_residues: int = 20
+    accession: Literal["file", "folder"] = "file"
+    manifest: str | None = None
+    columns: ManifestColumns = ManifestColumns()
+
+    def read(self, root: Path, names: tuple[str, ...], home: Path | None = None) -> Items:
+        known = _manifest(home or root, self.manifest, self.columns) if self.manifest else {}  # a broken one stops the run
+        for item in super().read(root, names):
+            yield _corrected(item, known) if isinstance(item, StructureRecord) else item
+
+    def parse(self, name: str, data: bytes) -> Items:
+        structure, references = _open(name, data)
+        model = MODEL.search(name) or MODEL.search(structure.name)
+        predicted = bool(model) or references.predicted
+        if model and not references.chains:
+            references = References({"": Reference(model["accession"])}, predicted)
+        entry = _entry_name(name, structure.name)
+        found = 0
+        for chain in structure[0]:
+            residues = chain.get_polymer()
+            if residues.check_polymer_type() not in (gemmi.PolymerType.PeptideL, gemmi.PolymerType.PeptideD):
+                continue
+            found += 1
+            reference = references.of(chain.name)
+            if self.accession == "folder":
+                reference = Reference(
+                    Path(name).parent.name, reference and reference.begin, reference and reference.end
+                )
+            label = model[0] if model else f"{entry}_{UNSAFE.sub('-', chain.name)}"
+            record = _chain(residues, self.atoms, reference, predicted)
+            if record and len(record["letters"]) >= self.min_residues:
+                key = reference.accession if reference else f"pdb_{label}"
+                resolution = None if predicted else structure.resolution or None
+                yield StructureRecord(key=key, source=name, id=label, resolution=resolution, atoms=self.atoms, **record)
+        if not found:
+            raise SourceError(
+                "no_protein_chain", f"{name}: no polypeptide chain among {len(structure[0])} chains; leave the file out"
+            )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a file says a chain is. begin, end: range of the sequence, 1-based. first, last: the chain's own numbers."""
+
+    accession: str
+    begin: int | None = None
+    end: int | None = None
+    first: int | None = None
+    last: int | None = None
+
+
+@dataclass(frozen=True)
+class References:
+    """By chain name; the empty name stands for every chain."""
+
+    chains: dict[str, Reference]
+    predicted: bool
+
+    def of(self, chain: str) -> Reference | None:
+        return self.chains.get(chain) or self.chains.get("")
+
+
+def _open(name: str, data: bytes) -> tuple[gemmi.Structure, References]:
+    """Parse either format. Raises SourceError for what is neither, or holds no atoms."""
+    stem = Path(name.removesuffix(".gz"))
+    try:
+        if stem.suffix in (".cif", ".mmcif"):
+            block = gemmi.cif.read_string(data)[0]
+            structure = gemmi.make_structure_from_block(block)
+            references = _cif_references(block)
+        else:
+            structure = gemmi.read_pdb_string(data)
+            references = _pdb_references(text(name, data))
+            structure.name = structure.name if structure.name not in ("", "string") else stem.stem
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise SourceError(
+            "unparsable_structure", f"{name}: not a readable {stem.suffix or 'structure'} file: {error}"
+        ) from error
+    if not len(structure) or not structure[0].count_atom_sites():
+        raise SourceError("no_atoms", f"{name}: the file has no atoms; fetch it again, or leave it out")
+    structure.setup_entities()
+    return structure, references
+
+
+def _entry_name(name: str, entry: str) -> str:
+    """`12as` of an entry 12AS; else the file's own name, as an id may have it."""
+    if re.fullmatch(r"[0-9][A-Za-z0-9]{3}", entry):
+        return entry.lower()
+    stem = Path(name).name.removesuffix(".gz")
+    return UNSAFE.sub("-", stem.rsplit(".", 1)[0]).strip("-")
+
+
+def _cif_references(block: gemmi.cif.Block) -> References:
+    """UniProt rows of `_struct_ref_seq` by chain; of `_struct_ref` by entity where there is no range."""
+    predicted = any(name.startswith("_ma_qa_metric") for name in block.get_mmcif_category_names())
+    uniprot: dict[str, str] = {}
+    for identifier, database, accession in block.find("_struct_ref.", ["id", "db_name", "pdbx_db_accession"]):
+        if database in ("UNP", "TREMBL", "SWS"):
+            uniprot[identifier] = gemmi.cif.as_string(accession)
+    chains: dict[str, Reference] = {}
+    tags = ["ref_id", "pdbx_strand_id", "db_align_beg", "db_align_end", "?seq_align_beg", "?seq_align_end"]
+    for row in block.find("_struct_ref_seq.", tags):
+        if row[0] in uniprot:
+            numbers = [_number(row[i]) if row.has(i) else None for i in range(2, 6)]
+            _keep_longest(chains, gemmi.cif.as_string(row[1]), Reference(uniprot[row[0]], *numbers))
+    if not chains and len(set(uniprot.values())) == 1:
+        chains[""] = Reference(next(iter(uniprot.values())))
+    return References(chains, predicted)
+
+
+def _pdb_references(content: str) -> References:
+    """UniProt ranges of DBREF lines by chain; DBREF1 and DBREF2 share out what is too long for one line."""
+    chains: dict[str, Reference] = {}
+    pending = ""
+    for line in content.split("\n"):
+        if line.startswith(("ATOM", "MODEL")):
+            break
+        if line.startswith("DBREF ") and line[26:32].strip() == "UNP":
+            chain, _, accession, first, begin, end = (line[part].strip() for part in DBREF)
+            _keep_longest(
+                chains, chain, Reference(accession, _number(begin), _number(end), _number(first), _number(line[20:24]))
+            )
+        elif line.startswith("DBREF1") and line[26:32].strip() == "UNP":
+            pending = line
+        elif line.startswith("DBREF2") and pending:
+            numbers = (_number(part) for part in (line[45:55], line[57:67], pending[14:18], pending[20:24]))
+            _keep_longest(chains, line[12:13].strip(), Reference(line[18:40].strip(), *numbers))
+            pending = ""
+    head = content[:4000].upper()
+    return References(chains, "ALPHAFOLD" in head and "TITLE" in head)
+
+
+def _keep_longest(chains: dict[str, Reference], chain: str, reference: Reference) -> None:
+    """A chain of several proteins (a fusion) counts as the one that most of it is."""
+    known = chains.get(chain)
+    if known is None or (reference.end or 0) - (reference.begin or 0) > (known.end or 0) - (known.begin or 0):
+        chains[chain] = reference
+
+
+def _number(field: str) -> int | None:
+    return int(field) if re.fullmatch(r"-?\d+", field.strip()) else None
+
+
+def _chain(
+    residues: gemmi.ResidueSpan, atoms: tuple[str, ...], reference: Reference | None, predicted: bool
+) -> dict[str, Any] | None:
+    """The arrays of one chain's residues that have any of the atoms; None if none has.
+
+    Of residues that share one number (microheterogeneity) the better occupied one stays.
+    """
+    chosen = list(_residues(residues, atoms))
+    if not chosen:
+        return None
+    coordinates = np.zeros((len(chosen), len(atoms), 3), dtype=np.float32)
+    mask = np.zeros((len(chosen), len(atoms)), dtype=bool)
+    for i, (_, places) in enumerate(chosen):
+        for slot, atom in places.items():
+            coordinates[i, slot] = atom.pos.tolist()
+            mask[i, slot] = True
+    letters = "".join(
+        gemmi.find_tabulated_residue(residue.name).one_letter_code.upper() for residue, _ in chosen
+    ).replace(" ", "X")
+    number = _numbers([residue for residue, _ in chosen])
+    begin, end, shift = (reference.begin, reference.end, None) if reference else (None, None, None)
+    if reference and reference.first is not None and reference.begin is not None:
+        shift = reference.begin - 1 - reference.first
+    confidence = (
+        np.array([next(iter(places.values())).b_iso for _, places in chosen], dtype=np.float32) if predicted else None
+    )
+    fields = {"letters": letters, "coordinates": coordinates, "mask": mask, "number": number, "confidence": confidence}
+    return {**fields, "begin": begin, "end": end, "shift": shift}
+
+
+def _residues(
+    residues: gemmi.ResidueSpan, atoms: tuple[str, ...]
+) -> Iterator[tuple[gemmi.Residue, dict[int, gemmi.Atom]]]:
+    """(residue, {slot: atom}) of each residue with at least one of the atoms, finite and best occupied."""
+    slots = {name: slot for slot, name in enumerate(atoms)}
+    held: tuple[gemmi.Residue, dict[int, gemmi.Atom]] | None = None
+    for residue in residues:
+        places: dict[int, gemmi.Atom] = {}
+        for atom in residue:
+            slot = slots.get(atom.name)
+            if slot is not None and (slot not in places or atom.occ > places[slot].occ) and np.isfinite(atom.pos.x):
+                places[slot] = atom
+        if not places:
+            continue
+        if held and held[0].seqid == residue.seqid:
+            if max(a.occ for a in places.values()) > max(a.occ for a in held[1].values()):
+                held = (residue, places)
+            continue
+        if held:
+            yield held
+        held = (residue, places)
+    if held:
+        yield held
+
+
+def _numbers(residues: list[gemmi.Residue]) -> np.ndarray:
+    """The source's residue numbers where they increase strictly (label numbers first), else 0..L-1."""
+    for numbers in ([r.label_seq for r in residues], [r.seqid.num for r in residues]):
+        if None not in numbers:
+            array = np.array(numbers, dtype=np.int32)
+            if (np.diff(array) > 0).all():
+                return array
+    return np.arange(len(residues), dtype=np.int32)
+
+
+def _corrected(record: StructureRecord, manifest: dict[str, dict[str, str]]) -> StructureRecord:
+    """The record with what the manifest knows of its file or chain."""
+    row = manifest.get(Path(record.source).name) or manifest.get(record.id.lower())
+    if not row:
+        return record
+    known: dict[str, Any] = {"key": row["accession"]} if row.get("accession") else {}
+    known |= {name: int(row[name]) for name in ("begin", "end") if row.get(name)}
+    if row.get("resolution") and record.confidence is None:
+        known["resolution"] = float(row["resolution"])
+    return replace(record, **known)
+
+
+@lru_cache(maxsize=4)
+def _manifest(root: Path, name: str, columns: ManifestColumns) -> dict[str, dict[str, str]]:
+    """The manifest's rows by file name, and by `12as_a` where it names PDB ids and chains (lower case throughout)."""
+    data, _ = load(root, name)
+    table: dict[str, dict[str, str]] = {}
+    wanted = {ours: theirs for ours, theirs in columns.model_dump().items() if theirs}
+    for _, row in rows(name, data, wanted):
+        if row.get("file"):
+            table.setdefault(Path(row["file"]).name, row)
+        if row.get("pdb") and row.get("chain"):
+            table.setdefault(f"{row['pdb']}_{row['chain']}".lower(), row)
+    return table

@@ -1,0 +1,25 @@
+"""Descriptions of function in a table: one row per protein, a column for its accession and one for the text."""
+
+from typing import Literal
+
+from data_prep.records import Items, TextRecord
+from data_prep.sources.files import Files, rows
+from pretrain.config import Config
+from pretrain.sample import Text
+
+
+class TextColumns(Config):
+    accession: str = "uniprot"
+    text: str = "description"
+
+
+class Texts(Files):
+    """`kind = "texts"`: TSV or CSV with a header, `.gz` or not. `name` becomes the origin of its texts."""
+
+    kind: Literal["texts"] = "texts"
+    columns: TextColumns = TextColumns()
+
+    def parse(self, name: str, data: bytes) -> Items:
+        for _, row in rows(name, data, self.columns.model_dump()):
+            if row["accession"] and row["text"]:
+                yield TextRecord(row["accession"], name, Text(row["text"], self.name or "texts"))
