@@ -35,7 +35,8 @@ class Toy(nn.Module):
         return {str(m): self._loss(m, features[m].values) for m in WIDTHS}
 
     def _loss(self, modality: Modality, values: Tensor) -> Loss:
-        error = (self.branches[modality](values) - values).float().pow(2).mean(-1)
+        dtype = next(self.branches[modality].parameters()).dtype
+        error = (self.branches[modality](values.to(dtype)).float() - values).pow(2).mean(-1)
         return Loss(error.sum(), len(values), 1.0 if modality is Modality.SEQUENCE else 0.5)
 
 
