@@ -1,0 +1,288 @@
+"""ESM-2 (Lin et al. 2023) over ragged sequences: the published weights and arithmetic, no padding.
+
+Linear layers see all residues of the batch at once, attention is `pretrain.layers.attention`. BOS and EOS are put
+around each sequence here and taken away again here. Logits equal fair-esm's to float32 rounding.
+
+Shape legend: N residues, T = N plus BOS and EOS of every sequence present; W width; H heads; D head width.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pretrain.batch import Sequences, Tokens, lengths_of, offsets_of, owners_of
+from pretrain.config import Config
+from pretrain.encoders import weights
+from pretrain.layers.attention import attention
+
+ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
+BOS, EOS = ALPHABET.index("<cls>"), ALPHABET.index("<eos>")
+# In its training 15 % of the tokens were hidden, 80 % of those as zero vectors; with none hidden, all shrink to match.
+TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
+WHAT = "sequence encoder (esm)"
+
+_letters = torch.full((256,), ALPHABET.index("X"))  # ASCII code → token; what the alphabet lacks is X
+for _token, _symbol in enumerate(ALPHABET):
+    if len(_symbol) == 1:
+        _letters[ord(_symbol)] = _token
+
+
+class EsmConfig(Config):
+    """weights: a fair-esm `.pt` file, a transformers folder (config.json, *.safetensors), `package:…`, or `random`.
+
+    layers, width, heads: required for random weights, otherwise read from the weights (and checked where given).
+    head, token_dropout: read from the weights as well. max_length: residues, those beyond it are not seen; published
+    models were trained on 1,022.
+    """
+
+    kind: Literal["esm"] = "esm"
+    weights: str
+    seed: int = 0
+    layers: PositiveInt | None = None
+    width: PositiveInt | None = None
+    heads: PositiveInt | None = None
+    max_length: PositiveInt = 1022
+    head: bool = True
+    token_dropout: bool = True
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the T rows lie. inner: int64 [N], the rows that are residues. positions: int64 [T], 0 is BOS."""
+
+    offsets: Tensor
+    inner: Tensor
+    positions: Tensor
+
+
+class Esm(nn.Module):
+    """Frozen or trainable; the state dict names are ours."""
+
+    def __init__(self, config: EsmConfig):
+        super().__init__()
+        if config.layers is None or config.width is None or config.heads is None:
+            raise ValueError(f"{WHAT}: random weights need `layers`, `width` and `heads` (ESM-2 650M has 33, 1280, 20)")
+        if config.width % (2 * config.heads):
+            raise ValueError(f"{WHAT}: width {config.width} over {config.heads} heads must be an even number per head")
+        self.config = config
+        self.width = config.width
+        self.head_width = config.width // config.heads
+        self.embed = nn.Embedding(len(ALPHABET), config.width)
+        self.layers = nn.ModuleList(Layer(config.width, config.heads) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.head = Head(config.width) if config.head else None
+
+    @classmethod
+    def build(cls, config: EsmConfig) -> Self:
+        if config.weights == weights.RANDOM:
+            return weights.initialise(weights.empty(lambda: cls(config)), config.seed, WHAT)
+        path = weights.locate(config.weights, WHAT)
+        geometry, tensors = _read_transformers(path) if path.is_dir() else _read_fair_esm(path)
+        for name in ("layers", "width", "heads"):
+            asked = getattr(config, name)
+            if asked is not None and asked != geometry[name]:
+                raise ValueError(f"{WHAT}: the configuration asks for {name} = {asked}, {path} has {geometry[name]}")
+        geometry["head"] = any(name.startswith("head.") for name in tensors)
+        complete = config.model_copy(update=geometry)
+        return weights.fill(weights.empty(lambda: cls(complete)), tensors, path, WHAT)
+
+    @classmethod
+    def skeleton(cls, config: EsmConfig, folder: Path) -> Self:
+        """Without values, for a state dict to fill. `config` is a built module's own."""
+        return weights.empty(lambda: cls(config))
+
+    def save_files(self, folder: Path) -> None:
+        """Nothing: the completed configuration says it all."""
+
+    def forward(self, sequences: Sequences) -> Tokens:
+        """Last hidden states after the final norm, one per residue."""
+        values = self.embed.weight.new_zeros(0, self.width)
+        if len(sequences.letters):
+            hidden, rows = self._encode(sequences)
+            values = hidden[rows.inner]
+        starts = sequences.offsets[:-1][owners_of(sequences.offsets)]
+        positions = torch.arange(len(values), device=values.device) - starts
+        return Tokens(values, sequences.offsets, positions)
+
+    def logits(self, sequences: Sequences) -> Tensor:
+        """[N, 33] over `ALPHABET`, of each residue. Raises ValueError for weights without the language-model head."""
+        if self.head is None:
+            raise ValueError(f"{WHAT}: {self.config.weights} has no language-model head, so there are no logits")
+        if not len(sequences.letters):
+            return self.embed.weight.new_zeros(0, len(ALPHABET))
+        hidden, rows = self._encode(sequences)
+        return self.head(hidden[rows.inner], self.embed.weight)
+
+    def _encode(self, sequences: Sequences) -> tuple[Tensor, Rows]:
+        """[T, W] after the final norm, BOS and EOS included, and where its rows lie."""
+        lengths = lengths_of(sequences.offsets)
+        longest = int(lengths.max())
+        assert longest <= self.config.max_length, f"collate left {longest} residues, {self.config.max_length} allowed"
+        rows = _rows(sequences.offsets, lengths)
+        tokens = torch.full_like(rows.positions, EOS)
+        tokens[rows.positions == 0] = BOS
+        tokens[rows.inner] = _letters.to(tokens.device)[sequences.letters.long()]
+        hidden = self.embed(tokens)
+        if self.config.token_dropout:
+            hidden = hidden * TOKEN_DROPOUT_SCALE
+        turn = _rotation(rows.positions, self.head_width, hidden.dtype)
+        for layer in self.layers:
+            hidden = layer(hidden, rows.offsets, turn)
+        return self.norm(hidden), rows
+
+
+class Layer(nn.Module):
+    """x + Attention(norm x), then x + MLP(norm x); queries and keys rotated by position."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads, self.head_width = heads, width // heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, hidden: Tensor, offsets: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+        joined = self.query_key_value(self.attention_norm(hidden)).view(-1, 3, self.heads, self.head_width)
+        query_key_T2HD, value_THD = joined[:, :2], joined[:, 2]
+        query_THD, key_THD = _rotate(query_key_T2HD, turn).unbind(1)
+        hidden = hidden + self.out(attention(query_THD, key_THD, value_THD, offsets, offsets).flatten(1))
+        return hidden + self.down(functional.gelu(self.up(self.mlp_norm(hidden))))
+
+
+class Head(nn.Module):
+    """The masked-language-model head; its last matrix is the input embedding."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.bias = nn.Parameter(torch.empty(len(ALPHABET)))
+
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        return functional.linear(self.norm(functional.gelu(self.dense(hidden))), embedding, self.bias)
+
+
+def _rows(offsets: Tensor, lengths: Tensor) -> Rows:
+    """BOS and EOS around every sequence that is present; an absent one stays without rows."""
+    extended = offsets_of(torch.where(lengths > 0, lengths + 2, 0))
+    inner = torch.arange(int(offsets[-1]), device=offsets.device)
+    inner = inner + (extended[:-1] - offsets[:-1] + 1)[owners_of(offsets)]
+    positions = torch.arange(int(extended[-1]), device=offsets.device) - extended[:-1][owners_of(extended)]
+    return Rows(extended, inner, positions)
+
+
+def _rotation(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(cosines, sines), each [T, 1, 1, D/2]: rotary embedding (Su et al. 2021) with base 10,000."""
+    exponents = torch.arange(0, width, 2, device=positions.device).float() / width
+    angles = positions.float().unsqueeze(1) * (1.0 / 10_000**exponents)
+    angles = angles[:, None, None, :]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _rotate(rows: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn component i of the first half with component i of the second."""
+    cosine, sine = turn
+    first, second = rows.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+
+def _read_fair_esm(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    data = weights.read_torch(path, WHAT)
+    try:
+        model = data["cfg"]["model"]
+        found = model if isinstance(model, dict) else vars(model)
+        geometry = {
+            "layers": found["encoder_layers"],
+            "width": found["encoder_embed_dim"],
+            "heads": found["encoder_attention_heads"],
+            "token_dropout": bool(found["token_dropout"]),
+        }
+        state = dict(data["model"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{WHAT}: {path} is no ESM-2 file of fair-esm (no {error}; its keys are {sorted(map(str, data))}). "
+            "ESM-1b and older are not read: they have learned positions"
+        ) from error
+    return geometry, _renamed({re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): x for name, x in state.items()})
+
+
+def _read_transformers(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{WHAT}: {folder} has no config.json; a transformers EsmModel or EsmForMaskedLM was expected")
+    found = json.loads((folder / "config.json").read_text())
+    needed = {
+        "model_type": "esm",
+        "position_embedding_type": "rotary",
+        "emb_layer_norm_before": False,
+        "layer_norm_eps": 1e-5,
+        "vocab_size": len(ALPHABET),
+    }
+    if other := [name for name, value in needed.items() if (found.get(name) or False) != value]:
+        seen = ", ".join(f"{name} = {found.get(name)!r} (ESM-2 has {needed[name]!r})" for name in other)
+        raise ValueError(f"{WHAT}: {folder} is no ESM-2: {seen}")
+    geometry = {
+        "layers": found["num_hidden_layers"],
+        "width": found["hidden_size"],
+        "heads": found["num_attention_heads"],
+        "token_dropout": bool(found.get("token_dropout", False)),
+    }
+    state = {}
+    for name, tensor in weights.read_safetensors(folder, WHAT).items():
+        name = re.sub(r"\bgamma$", "weight", re.sub(r"\bbeta$", "bias", name))  # as transformers 5 writes some norms
+        name = re.sub(r"^encoder\.(layer\.)?", lambda m: "layers." if m[1] else "", name.removeprefix("esm."))
+        for theirs, fair in _TRANSFORMERS_NAMES.items():
+            name = re.sub(theirs, fair, name)
+        state[name] = tensor
+    return geometry, _renamed(state)
+
+
+_TRANSFORMERS_NAMES = {  # transformers' names, after `layers.<i>.`, as fair-esm's
+    r"^embeddings\.word_embeddings\.": "embed_tokens.",
+    r"\.attention\.self\.([qkv])\w+\.": r".self_attn.\1_proj.",
+    r"\.attention\.output\.dense\.": ".self_attn.out_proj.",
+    r"\.attention\.LayerNorm\.": ".self_attn_layer_norm.",
+    r"\.intermediate\.dense\.": ".fc1.",
+    r"\.output\.dense\.": ".fc2.",
+    r"\.LayerNorm\.": ".final_layer_norm.",
+}
+_NAMES = {  # fair-esm's names as ours
+    r"^embed_tokens\.": "embed.",
+    r"^emb_layer_norm_after\.": "norm.",
+    r"^lm_head\.layer_norm\.": "head.norm.",
+    r"^lm_head\.": "head.",
+    r"\.self_attn_layer_norm\.": ".attention_norm.",
+    r"\.final_layer_norm\.": ".mlp_norm.",
+    r"\.self_attn\.out_proj\.": ".out.",
+    r"\.fc1\.": ".up.",
+    r"\.fc2\.": ".down.",
+}
+# Contact prediction; positions that rotary models carry unused; what is tied to the embedding or computed.
+_NOT_OURS = re.compile(
+    r"^(contact_head|pooler|embeddings\.position)|inv_freq$|position_ids$|^lm_head\.(weight|decoder)|embed_out|^version$"
+)
+
+
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """fair-esm's names as ours, with query, key and value joined into one matrix."""
+    tensors = {}
+    for name, tensor in state.items():
+        if _NOT_OURS.search(name) or re.search(r"\.self_attn\.[kv]_proj\.", name):
+            continue
+        if match := re.fullmatch(r"(.*)\.self_attn\.q_proj\.(weight|bias)", name):
+            parts = [state.get(f"{match[1]}.self_attn.{part}_proj.{match[2]}") for part in "qkv"]
+            tensors[f"{match[1]}.query_key_value.{match[2]}"] = torch.cat([part for part in parts if part is not None])
+            continue
+        for theirs, ours in _NAMES.items():
+            name = re.sub(theirs, ours, name)
+        tensors[name] = tensor
+    return tensors

@@ -1,0 +1,207 @@
+"""GearNet (Zhang et al. 2023, §3): relational message passing over the residues of one structure.
+
+Seven relations: five by residue offset −2 … 2 (0 is a residue's edge to itself), Cα within 10 Å, and the 10 nearest
+Cα; the last two only between residues at least 5 apart in sequence. As in TorchDrug, the nearest are chosen before the
+close in sequence are left out. Every layer's output is kept: the width is layers × hidden.
+
+Norms. The published network has BatchNorm, whose training mode makes a protein's features depend on its batch mates.
+Loaded weights therefore use their running statistics always, in `train()` too. Random weights have no statistics worth
+using, and sums over neighbours would grow from layer to layer: there, each norm is a LayerNorm, which sees one residue
+at a time.
+
+What it does not have: the edge message passing of GearNet-Edge, and edge features. TorchDrug also ends a radius
+neighbourhood at 32 by chance; here it is whole.
+"""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import PositiveInt
+from scipy.spatial import KDTree
+from torch import Tensor, nn
+
+from pretrain.batch import Structures, Tokens, owners_of
+from pretrain.config import Config
+from pretrain.encoders import weights
+from pretrain.sample import BACKBONE
+
+RESIDUES = "GASPVTCILNDQKEMHFRYW"  # TorchDrug's order; any other letter is the 21st kind
+REACH = 2  # residues along the chain
+RADIUS = 10.0  # Å
+NEAREST = 10
+SEPARATION = 5  # residues along the chain, at least, between neighbours in space
+RELATIONS = 2 * REACH + 3
+WHAT = "structure encoder (gearnet)"
+
+_letters = torch.full((256,), len(RESIDUES))
+_letters[list(RESIDUES.encode())] = torch.arange(len(RESIDUES))
+
+
+class GearNetConfig(Config):
+    """weights: `random`, or a `.pt`/`.pth` state dict of TorchDrug's GearNet (BatchNorm, short cuts, no edge layers).
+
+    layers, hidden: 6 × 512 as published. max_length: structure residues seen, None for all.
+    """
+
+    kind: Literal["gearnet"] = "gearnet"
+    weights: str
+    seed: int = 0
+    layers: PositiveInt = 6
+    hidden: PositiveInt = 512
+    max_length: PositiveInt | None = None
+
+
+class GearNet(nn.Module):
+    """Frozen or trainable. Names follow TorchDrug's, but for `norm`."""
+
+    def __init__(self, config: GearNetConfig):
+        super().__init__()
+        self.config = config
+        self.width = config.layers * config.hidden
+        norm = nn.LayerNorm if config.weights == weights.RANDOM else RunningNorm
+        widths = [len(RESIDUES) + 1] + [config.hidden] * config.layers
+        self.layers = nn.ModuleList(RelationalConv(before, after, norm(after)) for before, after in pairwise(widths))
+        self.norms = nn.ModuleList(norm(config.hidden) for _ in range(config.layers))
+
+    @classmethod
+    def build(cls, config: GearNetConfig) -> Self:
+        module = weights.empty(lambda: cls(config))
+        if config.weights == weights.RANDOM:
+            return weights.initialise(module, config.seed, WHAT)
+        path = weights.locate(config.weights, WHAT)
+        data = weights.read_torch(path, WHAT)
+        state = data["model"] if isinstance(data.get("model"), dict) else data
+        if any(name.startswith("edge_layers.") for name in state):
+            raise ValueError(f"{WHAT}: {path} is a GearNet-Edge, whose edge messages are not here; give a GearNet")
+        named = {re.sub(r"\bbatch_norm(s?)\.", r"norm\1.", name): tensor for name, tensor in state.items()}
+        return weights.fill(module, named, path, WHAT)
+
+    @classmethod
+    def skeleton(cls, config: GearNetConfig, folder: Path) -> Self:
+        """Without values, for a state dict to fill."""
+        return weights.empty(lambda: cls(config))
+
+    def save_files(self, folder: Path) -> None:
+        """Nothing: the configuration says it all."""
+
+    def forward(self, structures: Structures) -> Tokens:
+        """The layers' outputs side by side, one row per structure residue."""
+        values = next(self.parameters()).new_zeros(0, self.width)
+        if len(structures.letters):
+            values = self._encode(structures)
+        return Tokens(values, structures.offsets, structures.positions)
+
+    def _encode(self, structures: Structures) -> Tensor:
+        from torch_geometric import EdgeIndex  # seconds to import, and a run without structures needs none of it
+
+        source, target, relation = edges(structures)
+        count = len(structures.letters)
+        rows = target * RELATIONS + relation
+        order = (rows * count + source).argsort()
+        ordered = torch.stack([rows[order], source[order]])
+        shape = (count * RELATIONS, count)
+        graph = EdgeIndex(ordered, sparse_size=shape, sort_order="row")  # pyright: ignore[reportCallIssue]
+        kinds = _letters.to(source.device)[structures.letters.long()]
+        hidden = nn.functional.one_hot(kinds, len(RESIDUES) + 1).to(next(self.parameters()).dtype)
+        kept = []
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            after = layer(hidden, graph)
+            hidden = norm(after + hidden if after.shape == hidden.shape else after)
+            kept.append(hidden)
+        return torch.cat(kept, dim=1)
+
+
+class RelationalConv(nn.Module):
+    """ReLU(norm(Σ_r W_r Σ_{j ∈ N_r(i)} h_j + W_0 h_i)), eq. 1 of the paper."""
+
+    def __init__(self, before: int, after: int, norm: nn.Module):
+        super().__init__()
+        self.linear = nn.Linear(RELATIONS * before, after)
+        self.self_loop = nn.Linear(before, after)
+        self.norm = norm
+
+    def forward(self, hidden: Tensor, graph: Any) -> Tensor:
+        """graph: a torch-geometric EdgeIndex, [N · relations, N].
+
+        The sums come from one sparse product; messages written out per edge would be 25 times the features.
+        """
+        with torch.sparse.check_sparse_tensor_invariants(False):  # said aloud, or torch warns; `edges` builds them sound
+            sums = graph.matmul(hidden).view(len(hidden), -1)
+        return self.norm(self.linear(sums) + self.self_loop(hidden)).relu()
+
+
+class RunningNorm(nn.BatchNorm1d):
+    """BatchNorm that never looks at the batch: running statistics in every mode."""
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+
+def edges(structures: Structures) -> tuple[Tensor, Tensor, Tensor]:
+    """(source, target, relation), int64 [E] each, over the batch's residues; messages go from source to target."""
+    parts = [*_sequential(structures), *_spatial(structures)]
+    source, target, relation = (torch.cat(part) for part in zip(*parts, strict=True))
+    return source, target, relation
+
+
+def _sequential(structures: Structures) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Relation offset + 2 for target minus source = −2 … 2. By residue number, so that a gap in the chain is a gap."""
+    owners, positions = owners_of(structures.offsets), structures.positions
+    rows = torch.arange(len(positions), device=positions.device)
+    found = []
+    for shift in range(REACH + 1):  # positions increase strictly: what is 2 residues away is at most 2 rows away
+        first, second = rows[: len(rows) - shift], rows[shift:]
+        apart = positions[second] - positions[first]
+        near = (owners[first] == owners[second]) & (apart <= REACH)
+        first, second, apart = first[near], second[near], apart[near]
+        found.append((first, second, REACH + apart))
+        if shift:
+            found.append((second, first, REACH - apart))
+    return found
+
+
+def _spatial(structures: Structures) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The radius and the nearest-neighbour relation, protein by protein: a tree each, so that no batch mate is near.
+
+    Residues without Cα take no part, nor do pairs at the same place (distance 0 says that a coordinate is a filler).
+    """
+    place = BACKBONE.index("CA")
+    points = structures.coordinates[:, place].double().cpu().numpy()
+    has = structures.mask[:, place].cpu().numpy()
+    positions, bounds = structures.positions.cpu().numpy(), structures.offsets.tolist()
+    pairs: tuple[list[NDArray], list[NDArray]] = ([], [])
+    for begin, end in pairwise(bounds):
+        rows = begin + np.flatnonzero(has[begin:end])
+        if len(rows) < 2:
+            continue
+        tree = KDTree(points[rows])
+        for kind, local in zip(pairs, (_within(tree), _nearest(tree)), strict=True):
+            source, target = rows[local]
+            far = np.abs(positions[source] - positions[target]) >= SEPARATION
+            kind.append(np.stack([source, target])[:, far & (points[source] != points[target]).any(axis=1)])
+    device = structures.coordinates.device
+    found = []
+    for i, kind in enumerate(pairs):
+        both = torch.from_numpy(np.concatenate([np.zeros((2, 0), np.int64), *kind], axis=1)).to(device)
+        found.append((both[0], both[1], torch.full_like(both[0], 2 * REACH + 1 + i)))
+    return found
+
+
+def _within(tree: KDTree) -> NDArray[np.int64]:
+    """[2, E] (source, target) of all pairs in the radius, both ways."""
+    pairs = tree.query_pairs(RADIUS, output_type="ndarray").T.astype(np.int64)
+    return np.concatenate([pairs, pairs[::-1]], axis=1)
+
+
+def _nearest(tree: KDTree) -> NDArray[np.int64]:
+    """[2, E] (source, target): of every target, its nearest others."""
+    found = np.asarray(tree.query(tree.data, k=NEAREST + 1)[1])  # itself is among them, but for many duplicates
+    targets = np.broadcast_to(np.arange(tree.n)[:, None], found.shape)
+    others = (found != targets) & (found < tree.n)  # tree.n stands for "there are no more"
+    others &= others.cumsum(axis=1) <= NEAREST
+    return np.stack([found[others], targets[others]]).astype(np.int64)

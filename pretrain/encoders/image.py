@@ -1,0 +1,175 @@
+"""Microscope images as patch tokens: a small vision transformer over the four planes, or a `transformers` vision model.
+
+A protein's images lie end to end; a token's position is its patch, row by row, within its own image.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from pretrain.batch import Images, Tokens
+from pretrain.config import Config
+from pretrain.encoders import weights
+from pretrain.layers.transformer import Transformer
+from pretrain.sample import CHANNELS
+
+FILES = "image"  # the folder of an exported model that holds a vision model's configuration
+RGB = (
+    "microtubules",
+    "protein",
+    "nucleus",
+)  # red, green, blue, as the Human Protein Atlas colours them; ER is left out
+
+
+class ViTConfig(Config):
+    """A small vision transformer. weights: `random` only, as no published one reads these four planes.
+
+    size: pixels a side; patch: pixels a side of a patch, dividing it.
+    """
+
+    kind: Literal["vit"] = "vit"
+    weights: Literal["random"] = "random"
+    seed: int = 0
+    size: PositiveInt = 112
+    patch: PositiveInt = 16
+    width: PositiveInt = 192
+    layers: PositiveInt = 4
+    heads: PositiveInt = 3
+
+
+class VisionConfig(Config):
+    """A vision model of `transformers`. weights: its folder, or `package:NAME/FOLDER`.
+
+    Three of the four planes are its colours: red microtubules, green the protein, blue the nucleus; the ER is not seen.
+    An absent plane is black: a model trained elsewhere has no mark for absence.
+    """
+
+    kind: Literal["vision"] = "vision"
+    weights: str
+
+
+class ViT(nn.Module):
+    """Frozen or trainable. An absent plane's pixels are 0 and add nothing; a vector of its own marks its absence."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        if config.size % config.patch or config.width % config.heads:
+            raise ValueError(
+                f"image encoder (vit): patch {config.patch} must divide size {config.size}, and {config.heads} heads "
+                f"the width {config.width}"
+            )
+        self.config = config
+        self.width, self.size = config.width, config.size
+        self.patches = (config.size // config.patch) ** 2
+        self.embed = nn.Linear(len(CHANNELS) * config.patch**2, config.width, bias=False)
+        self.place = nn.Embedding(self.patches, config.width)
+        self.absent = nn.Embedding(len(CHANNELS), config.width)
+        self.transformer = Transformer(config.width, config.layers, config.heads)
+
+    @classmethod
+    def build(cls, config: ViTConfig) -> Self:
+        return weights.initialise(weights.empty(lambda: cls(config)), config.seed, "image encoder (vit)")
+
+    @classmethod
+    def skeleton(cls, config: ViTConfig, folder: Path) -> Self:
+        """Without values, for a state dict to fill."""
+        return weights.empty(lambda: cls(config))
+
+    def save_files(self, folder: Path) -> None:
+        """Nothing: the configuration says it all."""
+
+    def forward(self, images: Images) -> Tokens:
+        """Patches after the last norm."""
+        count = len(images.pixels)
+        values = self.embed.weight.new_zeros(0, self.width)
+        if count:
+            assert images.pixels.shape[1:] == (len(CHANNELS), self.size, self.size), f"images {images.pixels.shape}"
+            side = self.config.patch
+            cells = images.pixels.unfold(2, side, side).unfold(3, side, side)  # [I, 4, rows, columns, side, side]
+            rows = self.embed(cells.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2).to(self.embed.weight.dtype))
+            absent = (~images.present).to(rows.dtype) @ self.absent.weight
+            rows = rows + self.place.weight + absent[:, None]
+            offsets = torch.arange(count + 1, device=rows.device) * self.patches
+            values = self.transformer(rows.flatten(0, 1), offsets)
+        return _tokens(values, images, self.patches)
+
+
+class Vision(nn.Module):
+    """Frozen or trainable. model: the `transformers` module; its last hidden states end with the patches."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: VisionConfig, model: Any, mean: list[float], deviation: list[float]):
+        super().__init__()
+        self.config = config
+        found = model.config
+        size, patch = getattr(found, "image_size", None), getattr(found, "patch_size", None)
+        if not isinstance(size, int) or not isinstance(patch, int) or getattr(found, "num_channels", 3) != 3:
+            raise ValueError(
+                f"image encoder (vision): {config.weights} is no model of square patches over three colours: it has "
+                f"image_size {size!r}, patch_size {patch!r}, num_channels {getattr(found, 'num_channels', None)!r}"
+            )
+        if hasattr(model, "pooler"):
+            model.pooler = None
+        self.model = model
+        self.width: int = found.hidden_size
+        self.size, self.patches = size, (size // patch) ** 2
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None])
+
+    @classmethod
+    def build(cls, config: VisionConfig) -> Self:
+        from transformers import AutoModel
+
+        what = "image encoder (vision)"
+        if config.weights == weights.RANDOM:
+            raise ValueError(f'{what}: random weights are for `kind = "vit"`')
+        folder = weights.locate(config.weights, what)
+        with weights.quiet_transformers():
+            model, report = AutoModel.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+        if missing := sorted(name for name in report["missing_keys"] if "pooler." not in name):
+            raise ValueError(
+                f"{what}: {folder} lacks {len(missing)} of its model's weights, the first being {missing[0]}"
+            )
+        return cls(config, model, *_colours(folder))
+
+    @classmethod
+    def skeleton(cls, config: VisionConfig, folder: Path) -> Self:
+        """The same module from `save_files`' folder, its values to be filled by a state dict."""
+        from transformers import AutoConfig, AutoModel
+
+        described = AutoConfig.from_pretrained(folder / FILES, local_files_only=True)
+        with torch.random.fork_rng(devices=[]), weights.quiet_transformers():
+            return cls(config, AutoModel.from_config(described, dtype=torch.float32), [0.0] * 3, [1.0] * 3)
+
+    def save_files(self, folder: Path) -> None:
+        """The model's configuration; the colours' statistics are in the state."""
+        self.model.config.save_pretrained(folder / FILES)
+
+    def forward(self, images: Images) -> Tokens:
+        """The patches' last hidden states; class and register tokens stay behind."""
+        values = self.mean.new_zeros(0, self.width)
+        if len(images.pixels):
+            colours = images.pixels[:, [CHANNELS.index(name) for name in RGB]]
+            hidden = self.model(pixel_values=(colours - self.mean) / self.deviation).last_hidden_state
+            values = hidden[:, -self.patches :].flatten(0, 1)
+        return _tokens(values, images, self.patches)
+
+
+def _tokens(values: Tensor, images: Images, patches: int) -> Tokens:
+    positions = torch.arange(patches, device=values.device).repeat(len(images.pixels))
+    return Tokens(values, images.offsets * patches, positions)
+
+
+def _colours(folder: Path) -> tuple[list[float], list[float]]:
+    """(mean, deviation) of each colour that the folder's preprocessor states; 0.5 and 0.5 where it states none."""
+    path = folder / "preprocessor_config.json"
+    stated = json.loads(path.read_text()) if path.is_file() else {}
+    return stated.get("image_mean", [0.5] * 3), stated.get("image_std", [0.5] * 3)

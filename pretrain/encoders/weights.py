@@ -1,0 +1,143 @@
+"""Where frozen weights come from, how random ones are drawn, and the hash that names them."""
+
+import argparse
+import hashlib
+import importlib.util
+import logging
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+RANDOM = "random"
+PACKAGE = "package:"
+
+M = TypeVar("M", bound=nn.Module)
+log = logging.getLogger(__name__)
+
+
+def locate(weights: str, what: str) -> Path:
+    """The file or folder that `weights` names: a path, or `package:NAME/INSIDE`, inside an installed package."""
+    if not weights.startswith(PACKAGE):
+        path = Path(weights).expanduser()
+    else:
+        name, _, inside = weights.removeprefix(PACKAGE).partition("/")
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(f"{what}: {weights!r} names the Python package {name!r}, which is not installed; {_WAYS}")
+        path = Path(spec.submodule_search_locations[0]) / inside
+    if not path.exists():
+        raise ValueError(f"{what}: looked for weights at {path}, and there is nothing; {_WAYS}")
+    return path
+
+
+_WAYS = 'give a path, `package:NAME/FOLDER`, or `weights = "random"` with a `seed`'
+
+
+def empty(build: Callable[[], M]) -> M:
+    """What `build` makes, with storage but without values (or on the meta device, where that is the default).
+
+    The library's own initialisers would draw from the global generator and take many seconds at 650M parameters, only
+    to be overwritten. For modules whose every tensor is in the state dict.
+    """
+    device = torch.get_default_device()
+    with torch.device("meta"):
+        module = build()
+    return module if device.type == "meta" else module.to_empty(device=device)
+
+
+def initialise(module: M, seed: int, what: str) -> M:
+    """Draw every parameter from a generator of its own, so that a seed means the same weights whatever ran before.
+
+    Matrices are Xavier-uniform, biases 0, norms the identity, embeddings N(0, 1): layer after layer adds as much as it
+    was given, so that random features tell contexts apart and not letters alone. On the meta device nothing is drawn.
+    """
+    log.warning("%s: random weights (seed %d); it was never trained and is a fixed random map of its input", what, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in module.modules():
+            for name, parameter in part.named_parameters(recurse=False):
+                if not parameter.is_meta:
+                    _draw(part, name, parameter, generator)
+    return module
+
+
+def _draw(part: nn.Module, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+    if isinstance(part, nn.Embedding):
+        parameter.normal_(generator=generator)
+    elif parameter.ndim >= 2:
+        nn.init.xavier_uniform_(parameter, generator=generator)
+    else:
+        parameter.fill_(1.0 if "norm" in type(part).__name__.lower() and name == "weight" else 0.0)
+
+
+def read_torch(path: Path, what: str) -> dict:
+    """A `.pt` file's dictionary, unpickled with tensors, plain values and `argparse.Namespace` only."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{what}: {path} does not load as a PyTorch weights file: {reason}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{what}: {path} holds a {type(data).__name__}; a dictionary of weights was expected")
+    return data
+
+
+def read_safetensors(folder: Path, what: str) -> dict[str, Tensor]:
+    """Every tensor of the folder's `*.safetensors` files."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"{what}: {folder} has no .safetensors file; save the model with transformers' save_pretrained"
+        )
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        with safe_open(path, "pt") as file:
+            tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    return tensors
+
+
+def fill(module: M, tensors: dict[str, Tensor], origin: Path, what: str) -> M:
+    """Load the tensors, all of them and no others, as float32. Raises ValueError naming what does not fit."""
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        name = wrong[0]
+        raise ValueError(
+            f"{what}: {origin} does not fit: {len(wrong)} tensors differ, the first being {name}, "
+            f"{found.get(name, 'absent')} there and {expected.get(name, 'absent')} in this model"
+        )
+    if not any(parameter.is_meta for parameter in module.parameters()):
+        module.load_state_dict(tensors)
+    return module
+
+
+def digest(module: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of the state, sorted by name (2.6 GB take a few seconds)."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' progress bars and load reports: what matters of them is checked, and raised, here."""
+    from transformers.utils import logging as their_log
+
+    verbosity, bars = their_log.get_verbosity(), their_log.is_progress_bar_enabled()
+    their_log.set_verbosity_error()
+    their_log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        their_log.set_verbosity(verbosity)
+        if bars:
+            their_log.enable_progress_bar()
