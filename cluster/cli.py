@@ -29,17 +29,24 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An exported model'
 def prepare(
     config: ConfigFile,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="The data set's folder; overrides the configuration's.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Ray workers; all cores by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The data set's folder; runs/NAME by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Ray tasks at a time; 0 does without Ray.")] = None,
 ) -> None:
     """Turn raw public files into shards."""
     from data_prep.prepare import PrepareConfig
-    from data_prep.prepare import prepare as run
+    from data_prep.prepare import prepare as write
     from pretrain.config import load
 
-    more = [f"workers={workers}"] if workers else []
+    more = [] if workers is None else [f"workers={workers}"]
     loaded = load(PrepareConfig, config, [*(overrides or []), *more])
-    run(loaded, out)
+    folder = out or Path("runs") / loaded.name
+    manifest = write(loaded, folder)
+    for split, groups in manifest.splits.items():
+        for name, group in groups.items():
+            print(f"{group['samples']:>10,}  {split:5}  {name.replace('_', ' + ')}")
+    for reason, count in manifest.rejected.items():
+        print(f"{count:>10,}  rejected: {reason.replace('_', ' ')}")
+    print(folder)
 
 
 @app.command()

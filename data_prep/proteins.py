@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.records import Rejection, SequenceRecord, StructureRecord
-from data_prep.sources.files import find
+from data_prep.sources.files import find, load
 from data_prep.sources.structures import UNSAFE, Structures
 from data_prep.sources.uniprot import Fasta
 from pretrain.data.index import MANIFEST, Dataset
@@ -49,18 +49,21 @@ def _prepared(path: Path) -> Iterator[Sample]:
 
 
 def _fasta(path: Path) -> Iterator[Sample]:
-    for item in Fasta(files=path.name).read(path.parent, (path.name,)):
+    data, _ = load(path.parent, path.name)
+    for item in Fasta(files=path.name).parse(path.name, data):
         if isinstance(item, SequenceRecord):
             yield Sample(_key(item.key, path), sequence=_sequence(item.sequence, f"{path}: {item.key}"))
 
 
 def _structures(root: Path, names: list[str]) -> Iterator[Sample]:
-    source = Structures(files="*", on_error="stop", min_residues=1)
-    for item in source.read(root, tuple(names)):
-        if isinstance(item, Rejection):
-            raise ValueError(f"{item.source}: {item.detail or item.reason}")
-        if isinstance(item, StructureRecord):
-            yield _chain(item, root)
+    source = Structures(files=tuple(names), min_residues=1)
+    for name in names:
+        data, _ = load(root, name)
+        for item in source.parse(name, data):
+            if isinstance(item, Rejection):
+                raise ValueError(f"{root / name}: {item.detail or item.reason}")
+            if isinstance(item, StructureRecord):
+                yield _chain(item, root)
 
 
 def _chain(record: StructureRecord, root: Path) -> Sample:
