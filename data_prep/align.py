@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-MATCH, MISMATCH, OPEN, EXTEND = 2.0, -3.0, -10.0, -0.1
+MATCH, MISMATCH, OPEN, EXTEND = 2.0, -1.0, -10.0, -0.1
 SURE = int(-OPEN / (MATCH - MISMATCH))  # so few mismatches are cheaper than any gap that could avoid them
 SEED = 12  # residues of an unbroken stretch, enough to be found in one place only
 
