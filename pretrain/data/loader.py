@@ -8,14 +8,16 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pydantic
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as MapDataset
 
 from pretrain.batch import Batch
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 AHEAD = 2  # micro-batches that each worker prepares ahead
 DAMAGED_IN_ROW = 16
+ALIGNED = 8  # bytes; the widest element that a batch has
 
 
 class DataConfig(Config):
@@ -106,7 +109,7 @@ class Loader:
         parts, in_row = iter(self._ahead(works())), 0
         while True:
             began = time.perf_counter()
-            got: list[_Part] = list(islice(parts, self.accumulate))
+            got = [part if isinstance(part, _Part) else _unwrapped(part) for part in islice(parts, self.accumulate)]
             if not got:
                 return
             waited = time.perf_counter() - began
@@ -176,13 +179,69 @@ class _Part:
     outcomes: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class _Parcel:
+    """A part on its way out of a worker: one block of bytes, and the part with a `_Place` for each tensor.
+
+    A tensor sent by itself costs the training process 0.15 ms, and a batch has about twenty.
+    """
+
+    block: Tensor
+    outline: _Part
+
+
+class _Place(NamedTuple):
+    """Where in a block a tensor's bytes are, and what they mean."""
+
+    begin: int
+    size: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    def view(self, block: Tensor) -> Tensor:
+        return block[self.begin : self.begin + self.size].view(self.dtype).view(self.shape)
+
+
+def _wrapped(part: _Part) -> _Parcel:
+    placed: list[tuple[_Place, Tensor]] = []
+    end = 0
+
+    def place(value: Any) -> Any:
+        nonlocal end
+        if not isinstance(value, Tensor):
+            return value
+        placed.append((_Place(end, value.nbytes, value.dtype, tuple(value.shape)), value))
+        end += -(-value.nbytes // ALIGNED) * ALIGNED
+        return placed[-1][0]
+
+    outline = _each(part, place)
+    block = torch.empty(end, dtype=torch.uint8)
+    for where, tensor in placed:
+        where.view(block).copy_(tensor)
+    return _Parcel(block, outline)
+
+
+def _unwrapped(parcel: _Parcel) -> _Part:
+    """The part, its tensors views of the block."""
+    return _each(parcel.outline, lambda value: value.view(parcel.block) if isinstance(value, _Place) else value)
+
+
+def _each(record: Any, change: Callable[[Any], Any]) -> Any:
+    """The record, with `change` applied to what its fields and its fields' fields hold."""
+    if is_dataclass(record) and not isinstance(record, type):
+        return replace(record, **{f.name: _each(getattr(record, f.name), change) for f in fields(record)})
+    if isinstance(record, Mapping):
+        return {key: _each(value, change) for key, value in record.items()}
+    return change(record)
+
+
 class _Reader(MapDataset):
     """Work → part; what runs in a worker."""
 
     def __init__(self, dataset: Dataset, split: str, seed: int, spec: InputSpec) -> None:
         self._dataset, self._split, self._seed, self._spec = dataset, split, seed, spec
 
-    def __getitem__(self, work: _Work) -> _Part:
+    def __getitem__(self, work: _Work) -> _Part | _Parcel:
         rows, outcomes = [], []
         for entry in work.entries:
             try:
@@ -191,7 +250,8 @@ class _Reader(MapDataset):
                 outcomes.append("")
             except CorruptSample as error:
                 outcomes.append(self._named(entry, str(error)))
-        return _Part(pack(rows, self._seed, work.step, self._spec), tuple(outcomes))
+        part = _Part(pack(rows, self._seed, work.step, self._spec), tuple(outcomes))
+        return part if get_worker_info() is None else _wrapped(part)
 
     def _named(self, entry: Entry, what: str) -> str:
         group = self._dataset.splits[self._split][entry.group]
@@ -199,5 +259,5 @@ class _Reader(MapDataset):
         return what if what.startswith(place) else place + what
 
 
-def _as_it_is(part: _Part) -> _Part:
+def _as_it_is(part: _Part | _Parcel) -> _Part | _Parcel:
     return part

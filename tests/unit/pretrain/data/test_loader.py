@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 from collections.abc import Callable
 from itertools import islice
@@ -7,8 +8,9 @@ import pytest
 import torch
 
 from pretrain.config import validate
+from pretrain.data.collate import collate
 from pretrain.data.index import Dataset
-from pretrain.data.loader import DataConfig, Loader, Step, evaluation_batches
+from pretrain.data.loader import DataConfig, Loader, Step, _Part, _unwrapped, _wrapped, evaluation_batches
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.sample import Modality
 
@@ -164,3 +166,18 @@ def test_the_data_configuration_is_strict():
         validate(DataConfig, {"path": "x", "plan": {"samples": 8}, "worker": 3}, "test")
     with pytest.raises(ValueError, match="one of `samples`"):
         validate(DataConfig, {"path": "x", "plan": {}}, "test")
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_a_batch_leaves_a_worker_as_it_was(dataset, make_spec, count):
+    group = dataset.groups("train")["sequence_structure_function_image"]
+    samples = [dataset.read("train", group.name, i) for i in range(count)]
+    batch = collate(samples, range(count), 1, 2, make_spec())
+    copy = _unwrapped(_wrapped(_Part(batch, ("",) * count))).batch
+    assert (copy.keys, copy.seed, copy.step, list(copy.lengths)) == (batch.keys, 1, 2, list(Modality))
+    held = [(getattr(copy, name), getattr(batch, name)) for name in ("sequence", "structure", "function", "image")]
+    pairs = [(getattr(a, f.name), getattr(b, f.name)) for a, b in held for f in dataclasses.fields(a)]
+    pairs += [(copy.slots, batch.slots), (copy.window, batch.window)]
+    pairs += [(copy.lengths[modality], batch.lengths[modality]) for modality in Modality]
+    for a, b in pairs:
+        assert a.dtype == b.dtype and torch.equal(a, b)
