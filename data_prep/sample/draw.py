@@ -1,6 +1,7 @@
 """How the sample was drawn: the packages' own files in, this folder's files out. Run once; what it wrote is committed.
 
-    python -m data_prep.sample.draw --biopython DIR --proteome FASTA.gz --chains DIR --go GO.sqlite --human org.Hs.eg.sqlite
+    python -m data_prep.sample.draw --biopython DIR --proteome FASTA.gz --chains DIR \\
+        --go GO.sqlite --human org.Hs.eg.sqlite
 
 biopython: the unpacked source distribution. proteome: promb's human proteome. chains: promod3-data's chains as mmCIF,
 `<pdb>_<chain>.cif.gz`. go, human: the SQLite files of r-bioc-go.db and r-bioc-org.hs.eg.db. `proteins.tsv` says which
@@ -57,7 +58,8 @@ def sequences(proteins: list[dict[str, str]], entries: Path, proteome: Path, cha
             name = origin.removeprefix("chain:")
             text = chain(chains, name)
             letters = value(text, "_entity_poly.pdbx_seq_one_letter_code_can")
-            records += f">{key} residues 1-{len(letters)} as observed in PDB {name[:4].upper()} chain {name[5:]}\n{fold(letters)}"
+            header = f">{key} residues 1-{len(letters)} as observed in PDB {name[:4].upper()} chain {name[5:]}"
+            records += f"{header}\n{fold(letters)}"
     (HERE / "uniprot" / "entries.dat").write_text(dat)
     (HERE / "uniprot" / "more.fasta").write_text(records)
     dyr, body = known["P00374"].split("\n", 1)
@@ -123,12 +125,14 @@ def pdb(text: str, name: str) -> str:
         end=int(value(text, "_struct_ref_seq.db_align_end")),
     )
     header, atoms = model.make_pdb_string().split("ATOM  ", 1)
-    return "".join(row + "\n" for row in header.splitlines() if not row.startswith("CRYST1")) + f"{line:<80}\nATOM  {atoms}"
+    rows = [row for row in header.splitlines() if not row.startswith("CRYST1")]  # the source has no unit cell
+    return "\n".join([*rows, f"{line:<80}", f"ATOM  {atoms}"])
 
 
 def rejected_structures(chains: Path) -> None:
     """One file for each way in which a structure file can be useless."""
-    wrong = chain(chains, "3fcx_A").replace("P10768", "P07108").replace("backbone'", "backbone, under a wrong accession'")
+    wrong = chain(chains, "3ml5_A").replace("P43166", "P00918")
+    wrong = wrong.replace("backbone'", "backbone, under a wrong accession'")
     start, end = wrong.index("_struct_ref_seq.align_id"), wrong.index("_entity.id")
     files = {
         "reject_identity.cif.gz": gzip.compress((wrong[:start] + wrong[end:]).encode(), 9, mtime=0),

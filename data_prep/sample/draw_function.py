@@ -19,7 +19,9 @@ YEAST = ("goa_yeast.gaf", "gene_association.goa_yeast.1.gaf")
 OBO = """format-version: 1.2
 data-version: releases/2022-07-01
 ontology: go
-remark: A subset of GO 2022-07-01, written from GO.sqlite of the Bioconductor package GO.db 3.16.0: the terms that the sample's annotations use, and all their ancestors by is_a and part_of. Relations to terms outside are left out. CC BY 4.0, Gene Ontology Consortium.
+remark: A subset of GO 2022-07-01, written from GO.sqlite of the Bioconductor package GO.db 3.16.0.
+remark: The terms that the sample's annotations use, all their ancestors by is_a and part_of, relations among these.
+remark: CC BY 4.0, Gene Ontology Consortium.
 
 """
 TYPEDEFS = """[Typedef]
@@ -47,16 +49,19 @@ is_a: regulates ! regulates
 """
 HUMAN = """!gaf-version: 2.2
 !remark: NCBI gene2go annotations (2022-09-12) of org.Hs.eg.db 3.16.0, written for one UniProt accession of each gene.
-!remark: That package has neither references, nor qualifiers, nor dates per line: relations are the defaults of their aspect.
+!remark: That package has no references, qualifiers or dates of lines: relations are the defaults of their aspect.
 """
 EXERCISE = """!gaf-version: 2.2
-!remark: NOT DATA. Lines made up to exercise the reader, one for each thing it must not believe; README.md says what to expect.
+!remark: NOT DATA. Lines made up to exercise the reader, one for each thing it must not believe; see README.md.
 """
-LINE = "UniProtKB\t{key}\t{symbol}\t{relation}\t{term}\tGO_REF:0000000\t{code}\t\t{aspect}\t{name}\t\tprotein\ttaxon:9606\t20220912\t{by}\t\t\n"
+LINE = (
+    "UniProtKB\t{key}\t{symbol}\t{relation}\t{term}\tGO_REF:0000000\t{code}\t\t"
+    "{aspect}\t{name}\t\tprotein\ttaxon:9606\t20220912\t{by}\t\t\n"
+)
 
 
 def main(proteins: list[dict[str, str]], go: Path, human: Path, goa: Path, out: Path) -> None:
-    """Write `go/human.gaf`, `go/yeast.gaf`, `go/exercise.gaf` and the `go/go.obo` that covers them and the UniProt entries."""
+    """Write the three `go/*.gaf`, and the `go/go.obo` that covers them and the UniProt entries."""
     wanted = {source: [p["key"] for p in proteins if source in p["function"].split()] for source in ("human", "yeast")}
     with sqlite3.connect(go) as ontology, sqlite3.connect(human) as genes:
         gaf = {
@@ -94,7 +99,7 @@ def yeast_lines(goa: Path, keys: list[str]) -> str:
 
 
 def exercise_lines() -> list[str]:
-    """A denied annotation, an obsolete and an unknown term; all for human acyl-CoA-binding protein, none to be believed."""
+    """A denied annotation, an obsolete and an unknown term, none to be believed; of human acyl-CoA-binding protein."""
     terms = {"NOT|located_in GO:0005576": "C", "enables GO:0000005": "F", "involved_in GO:9999999": "P"}
     protein = {"key": "P07108", "symbol": "DBI", "name": "acyl-CoA-binding protein", "code": "IDA", "by": "exercise"}
     return [LINE.format(relation=r.split()[0], term=r.split()[1], aspect=a, **protein) for r, a in terms.items()]
@@ -102,7 +107,9 @@ def exercise_lines() -> list[str]:
 
 def obo(ontology: sqlite3.Connection, used: set[str]) -> str:
     """The subset as OBO text: live terms by id, then the obsolete ones, then the relations."""
-    rows = ontology.execute("SELECT _id, go_id, term, o.term_type, definition, t.ontology FROM go_term t JOIN go_ontology o USING (ontology)")
+    rows = ontology.execute(
+        "SELECT _id, go_id, term, term_type, definition FROM go_term JOIN go_ontology USING (ontology)"
+    )
     terms = {row[0]: row for row in rows if row[1].startswith("GO:")}
     number = {row[1]: row[0] for row in terms.values()}
     alternative, synonyms = defaultdict(list), defaultdict(list)
@@ -123,7 +130,7 @@ def obo(ontology: sqlite3.Connection, used: set[str]) -> str:
             pending += [parent for relation, parent in parents[term] if relation in ("is_a", "part_of")]
     text = OBO
     for i in sorted(kept, key=lambda i: terms[i][1]):
-        _, term, name, namespace, definition, _ = terms[i]
+        _, term, name, namespace, definition = terms[i]
         text += f"[Term]\nid: {term}\nname: {name}\nnamespace: {namespace}\n"
         text += "".join(f"alt_id: {old}\n" for old in sorted(alternative[i]))
         text += f'def: "{quote(definition)}" []\n' if definition else ""

@@ -1,4 +1,4 @@
-"""Drawn images in the layout of a fluorescence microscope's: four channels of one or two cells. They are NOT microscopy.
+"""Drawn images in the layout of fluorescence microscopy: four channels of one or two cells. They are NOT microscopy.
 
 Where a protein's channel is bright follows the cellular component that Gene Ontology annotates, so that an image says
 something true of its protein, and nothing more. Every value comes from a generator seeded by the image's name.
@@ -20,7 +20,7 @@ Plane = NDArray[np.float64]
 SIZE = 96  # pixels
 UNLABELLED = "unlabelled_1"  # the image of no known protein
 EXPERIMENTAL = {"IDA", "HDA", "EXP", "IMP", "IPI"}
-COMPARTMENTS = {  # the first that a protein is annotated with, by experiment if any; particular places before general ones
+COMPARTMENTS = {  # the first that a protein is annotated with, by experiment if any; the more particular first
     "GO:0005730": "nucleolus",
     "GO:0005759": "mitochondria",
     "GO:0005743": "mitochondria",
@@ -45,14 +45,14 @@ COMPARTMENTS = {  # the first that a protein is annotated with, by experiment if
 def main(proteins: list[dict[str, str]], human: Path, out: Path) -> None:
     """Write the images that `proteins.tsv` asks for, one that is to be rejected, and `manifest.tsv`.
 
-    `bands:n` is n PNGs of four bands, `channels:n` one grey PNG per channel, `pair:n` the protein and the nucleus alone.
+    `bands:n` is n PNGs of four bands, `channels:n` one grey PNG per channel, `pair:n` protein and nucleus alone.
     """
     rows = []
     with sqlite3.connect(human) as genes:
         for protein in (p for p in proteins if p["images"] and UNLABELLED not in p["key"]):
             place = compartment(genes, protein["key"])
-            kinds = [kind for wish in protein["images"].split() for kind in [wish.split(":")[0]] * int(wish.split(":")[1])]
-            for i, kind in enumerate(kinds, 1):
+            wishes = [wish.split(":") for wish in protein["images"].split()]
+            for i, kind in enumerate([kind for kind, count in wishes for _ in range(int(count))], 1):
                 rows += write(protein["key"], f"{protein['key']}_{i}", kind, place, out)
         rows += write("", UNLABELLED, "bands", "cytosol", out)
     rows.append(("missing.png", "P62258", "P62258_missing", "", "exercise: listed, but not there"))
@@ -137,7 +137,9 @@ class Cell:
 
     def filaments(self) -> Plane:
         bend = self.random.uniform(1, 3) * self.distance
-        rays = np.sin(self.random.integers(14, 22) * (self.angle + 0.15 * np.sin(bend + self.random.uniform(0, 6.3)))) ** 8
+        count = self.random.integers(14, 22)
+        turned = self.angle + 0.15 * np.sin(bend + self.random.uniform(0, 6.3))
+        rays = np.sin(count * turned) ** 8
         return self.cytosol * (0.15 + rays) * np.clip(1.3 - self.distance, 0, 1)
 
     def reticulum(self) -> Plane:
