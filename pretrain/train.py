@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -243,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         train(config.load(RunConfig, options.config, options.overrides))
     except ValueError as error:
-        if distributed.rank() == 0:
+        if os.environ.get("RANK", "0") == "0":  # the launcher's, for errors before there is a process group
             print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     return 0

@@ -1,0 +1,163 @@
+"""The shipped sample, from its files to shards: what comes out, the same bytes whoever made it, readable by others."""
+
+import filecmp
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load as load_safetensors
+
+from data_prep.prepare import PrepareConfig, prepare
+from data_prep.shards import Manifest
+from pretrain.config import load
+from pretrain.data.index import Dataset
+from pretrain.sample import decode
+
+SAMPLE = "prepare/sample.toml"
+EXPECTED_REJECTIONS = {
+    "bad_letters": 1,
+    "empty_file": 1,
+    "empty_sequence": 1,
+    "low_identity": 1,
+    "missing_image": 1,
+    "negated_annotation": 1,
+    "no_atoms": 1,
+    "obsolete_term": 6,
+    "sequence_conflict": 1,
+    "too_short": 1,
+    "truncated_gzip": 1,
+    "unknown_term": 1,
+    "unreadable_image": 1,
+}
+
+
+def make(out: Path, *overrides: str) -> Manifest:
+    return prepare(load(PrepareConfig, SAMPLE, overrides), out, quiet=True)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("sample") / "data"
+    make(out, "workers=0")
+    return out
+
+
+@pytest.fixture(scope="module")
+def manifest(dataset) -> dict:
+    return json.loads((dataset / "manifest.json").read_text())
+
+
+def test_every_kind_of_pairing_and_every_kind_of_rejection(manifest):
+    assert manifest["totals"]["samples"] == 118
+    assert len(manifest["totals"]["groups"]) == 15  # every non-empty subset of four modalities
+    assert manifest["rejected"] == EXPECTED_REJECTIONS
+    assert manifest["totals"]["structure_bytes_per_residue"] <= 24
+    assert manifest["go"]["release"] == "releases/2022-07-01"
+
+
+def test_rejections_can_be_read_back(dataset, manifest):
+    lines = [json.loads(line) for line in (dataset / "rejected.jsonl").read_text().splitlines()]
+    assert Counter(line["reason"] for line in lines) == manifest["rejected"]
+    assert all(line["source"] and not Path(line["source"]).is_absolute() for line in lines)
+
+
+def test_the_manifest_says_nothing_of_where_when_or_how_many(dataset, manifest):
+    text = (dataset / "manifest.json").read_text()
+    assert str(Path.cwd()) not in text
+    assert not {"workers", "root", "address"} & set(manifest["config"])
+    assert all(source["files"] and len(source["sha256"]) == 64 for source in manifest["sources"])
+
+
+def test_a_dataset_opens_and_its_proteins_are_whole(dataset):
+    opened = Dataset.open(dataset)
+    count = 0
+    for split, groups in opened.splits.items():
+        for name, group in groups.items():
+            for i in range(len(group)):
+                sample = opened.read(split, name, i)
+                count += 1
+                assert "_".join(sample.modalities) == name
+                for structure in sample.structures:
+                    if sample.sequence:
+                        assert structure.mismatch(sample.sequence).mean() <= 0.05
+    assert count == 118
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_writes_the_same_bytes(dataset, tmp_path, workers):
+    make(tmp_path / "data", f"workers={workers}")
+    names = files(dataset)
+    assert files(tmp_path / "data") == names
+    _, different, unreadable = filecmp.cmpfiles(dataset, tmp_path / "data", names, shallow=False)
+    assert (different, unreadable) == ([], [])
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]  # no staging left
+
+
+def test_stock_webdataset_reads_the_shards(dataset):
+    webdataset = pytest.importorskip("webdataset")
+    shards = sorted(str(path) for path in dataset.rglob("*.tar"))
+    stock = webdataset.WebDataset(shards, shardshuffle=False, empty_check=False)
+    seen = 0
+    for raw in stock:
+        key = raw["__key__"]
+        assert isinstance(load_safetensors(raw["safetensors"]), dict)
+        members = {f"{key}.{name}": data for name, data in raw.items() if not name.startswith("__")}
+        assert decode(members).key == key
+        seen += 1
+    assert seen == 118
+
+
+def test_a_data_set_in_the_way_is_not_touched_unless_told(dataset, tmp_path):
+    with pytest.raises(ValueError, match="already holds a data set"):
+        make(dataset, "workers=0")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is there and is not a data set"):
+        make(tmp_path, "workers=0", "overwrite=true")
+    make(tmp_path / "again", "workers=0")
+    make(tmp_path / "again", "workers=0", "overwrite=true", "name=other")
+    assert json.loads((tmp_path / "again" / "manifest.json").read_text())["name"] == "other"
+
+
+def test_a_failed_run_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="no folder at"):
+        make(tmp_path / "data", "workers=0", "root=nowhere")
+    with pytest.raises(ValueError, match="no sample is left"):
+        make(tmp_path / "data", "workers=0", "filters.min_length=3000", "join.keep_unpaired_function=false",
+             "join.min_aligned=1.1", "join.max_images=0", "join.max_structures=0")  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_source_stops_a_run_on_ray_with_its_own_error(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "x.fasta").write_bytes(b"\x1f\x8bdamaged")
+    (tmp_path / "x.toml").write_text('name = "x"\nroot = "."\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n')
+    config = load(PrepareConfig, tmp_path / "x.toml", [f"root={tmp_path / 'raw'}", "workers=1"])
+    with pytest.raises(ValueError, match=r"x\.fasta: gzip stream of 9 bytes is damaged"):
+        prepare(config, tmp_path / "data", quiet=True)
+    assert not (tmp_path / "data").exists()
+
+
+def test_unknown_keys_and_roots_are_named(tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'min_length'"):
+        load(PrepareConfig, SAMPLE, ["filters.min_lenght=3"])
+    (tmp_path / "x.toml").write_text('name = "x"\n[[sources]]\nkind = "fasta"\nfiles = "a"\nroot = "more"\n')
+    with pytest.raises(ValueError, match=r"sources name the roots \['more'\]"):
+        prepare(load(PrepareConfig, tmp_path / "x.toml", ["workers=0"]), tmp_path / "data", quiet=True)
+
+
+def test_preparing_needs_neither_torch_nor_deepspeed(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from data_prep.prepare import PrepareConfig, prepare; "
+        "from pretrain.config import load; "
+        f"prepare(load(PrepareConfig, {SAMPLE!r}, ['workers=0']), Path({str(tmp_path / 'data')!r}), quiet=True); "
+        "print([name for name in ('torch', 'deepspeed', 'ray') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr
