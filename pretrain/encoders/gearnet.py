@@ -14,6 +14,7 @@ neighbourhood at 32 by chance; here it is whole.
 """
 
 import re
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -130,7 +131,8 @@ class RelationalConv(nn.Module):
 
         The sums come from one sparse product; messages written out per edge would be 25 times the features.
         """
-        with torch.sparse.check_sparse_tensor_invariants(False):  # said aloud, or torch warns; `edges` builds them sound
+        with torch.sparse.check_sparse_tensor_invariants(False), warnings.catch_warnings():  # `edges` keeps them
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
             sums = graph.matmul(hidden).view(len(hidden), -1)
         return self.norm(self.linear(sums) + self.self_loop(hidden)).relu()
 

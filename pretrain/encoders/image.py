@@ -135,9 +135,7 @@ class Vision(nn.Module):
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
         if missing := sorted(name for name in report["missing_keys"] if "pooler." not in name):
-            raise ValueError(
-                f"{what}: {folder} lacks {len(missing)} of its model's weights, the first being {missing[0]}"
-            )
+            raise ValueError(f"{what}: {folder} lacks {len(missing)} of its weights, the first being {missing[0]}")
         return cls(config, model, *_colours(folder))
 
     @classmethod

@@ -83,10 +83,9 @@ class TextEncoder(nn.Module):
             tokenizer, described = _described(config)
             model = weights.initialise(_blank(described), config.seed, WHAT)
             return cls(config, model, tokenizer)
-        if (config.tokenizer, config.layers, config.width, config.heads) != (None,) * 4:
-            raise ValueError(
-                f"{WHAT}: tokenizer, layers, width and heads are for random weights; {config.weights} has its own"
-            )
+        for name in ("tokenizer", "layers", "width", "heads"):
+            if getattr(config, name) is not None:
+                raise ValueError(f"{WHAT}: `{name}` is for random weights; {config.weights} has its own")
         folder = weights.locate(config.weights, WHAT)
         tokenizer, described = _read(folder)
         if torch.get_default_device().type == "meta":
@@ -96,9 +95,7 @@ class TextEncoder(nn.Module):
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
         if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
-            raise ValueError(
-                f"{WHAT}: {folder} lacks {len(missing)} of its model's weights, the first being {missing[0]}"
-            )
+            raise ValueError(f"{WHAT}: {folder} lacks {len(missing)} of its weights, the first being {missing[0]}")
         return cls(config, model, tokenizer)
 
     @classmethod
