@@ -29,7 +29,7 @@ def theirs(name: str, data: bytes) -> int:
     from biotite.structure.io.pdbx import CIFFile
 
     site = CIFFile.read(StringIO(data.decode())).block["atom_site"]
-    coordinates = np.stack([site[f"Cartn_{axis}"].as_array(np.float32) for axis in "xyz"], axis=1)
+    coordinates = np.stack([site[f"Cartn_{axis}"].as_array(str).astype(np.float32) for axis in "xyz"], axis=1)
     return len(coordinates[np.isin(site["label_atom_id"].as_array(str), ("N", "CA", "C"))])
 
 

@@ -1,8 +1,8 @@
-"""Samples per second from shards to decoded samples, one core: ours by offset in random order, webdataset in file order.
+"""Samples per second from shards to decoded samples, on one core: ours against webdataset.
 
 python benchmarks/read.py [DATA] [--quick]    DATA is a prepared data set; by default the package's sample is prepared
 
-webdataset reads sequentially, which is its best case, and decodes the safetensors member into arrays; ours also checks
+Ours reads by offset in random order. webdataset reads sequentially, which is its best case, and decodes the safetensors member into arrays; ours also checks
 the sample's checksum and its contract. Both read files that the page cache holds.
 """
 
