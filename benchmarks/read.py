@@ -2,8 +2,8 @@
 
 python benchmarks/read.py [DATA] [--quick]    DATA is a prepared data set; by default the package's sample is prepared
 
-Ours reads by offset in random order. webdataset reads sequentially, which is its best case, and decodes the safetensors member into arrays; ours also checks
-the sample's checksum and its contract. Both read files that the page cache holds.
+Ours reads by offset in random order and checks the sample's checksum and its contract. webdataset reads sequentially,
+which is its best case, and decodes the safetensors member into arrays. Both read files that the page cache holds.
 """
 
 import argparse
