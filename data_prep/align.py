@@ -5,7 +5,7 @@ or the range does not fit (other releases and isoforms number differently). Free
 chains are a part of their protein. Residues that align to nothing (tags, fusions) are left out of the structure.
 
 Three ways, cheapest first: an exact substring; no gap but those that the chain's own numbers show, taken when nothing
-with gaps can score better; Biopython's aligner. The second also places unobserved loops right, which letters alone cannot.
+with gaps can score better; Biopython's aligner. The second also places unobserved loops right, which letters cannot.
 """
 
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ def _exact(letters: str, number: NDArray[np.int32], sequence: str, start: int, s
 def _numbered(
     letters: str, number: NDArray[np.int32], sequence: str, start: int, shift: int | None
 ) -> Placement | None:
-    """The chain at its own numbers plus a constant, for the likely constants, if it differs in `SURE` residues at most."""
+    """The chain at its own numbers plus a likely constant, if it differs in at most `SURE` residues."""
     shifts = [shift, start - int(number[0]), -1]
     breaks = np.flatnonzero(np.diff(number) != 1) + 1
     longest = max(np.split(np.arange(len(number)), breaks), key=len)

@@ -110,15 +110,11 @@ def _phrase(id: str, ontology: Ontology, draw: Random) -> str:
 
 
 def _definition(id: str, ontology: Ontology) -> list[str]:
+    """`Name: first sentence of its definition.`"""
     term = ontology.terms[id]
     first = term.definition.split(". ")[0].rstrip(".")
-    return (
-        [
-            f"{term.name[:1].upper()}{term.name[1:]}: {first[:1].lower() if first[1:2].islower() else first[:1]}{first[1:]}."
-        ]
-        if first
-        else []
-    )
+    lowered = first[:1].lower() + first[1:] if first[1:2].islower() else first
+    return [_sentence(f"{term.name}: {lowered}")] if first else []
 
 
 def _series(phrases: list[str]) -> str:
@@ -129,4 +125,5 @@ def _series(phrases: list[str]) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
+    """Capital and full stop; `mRNA` and `tRNA` keep their small letter."""
+    return (text if text[1:2].isupper() else text[0].upper() + text[1:]) + "."

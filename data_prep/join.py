@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from data_prep.align import place
+from data_prep.align import Placement, place
 from data_prep.ontology import Ontology
 from data_prep.records import (
     AnnotationRecord,
@@ -21,13 +21,13 @@ from data_prep.records import (
 )
 from data_prep.sources.gene_ontology import UNRECORDED
 from pretrain.config import Config
-from pretrain.sample import Function, Image, Sample, Structure, Term, Text
+from pretrain.sample import Function, Image, Sample, Structure, Term
 
 
 class JoinConfig(Config):
     """min_identity: of the aligned residues. min_aligned: share of a chain's residues that must find a place.
 
-    max_structures, max_images: best kept per protein. keep_unpaired_function: keep proteins of which only function is known.
+    max_structures, max_images: best per protein. keep_unpaired_function: keep proteins known by function alone.
     """
 
     min_identity: float = 0.95
@@ -77,6 +77,9 @@ def _sequence(records: list[SequenceRecord], rejected: list[Rejection]) -> str |
 
 def _terms(records: list[AnnotationRecord], ontology: Ontology, rejected: list[Rejection]) -> tuple[Term, ...]:
     """Direct terms by live id, each with its evidence codes; `NR` only where no other code is known."""
+    if not ontology.terms:
+        rejected += [Rejection("no_ontology", r.key, r.source, f"{len(r.terms)} terms") for r in records]
+        return ()
     evidence: dict[str, set[str]] = {}
     refused: dict[tuple[str, str], Rejection] = {}
     for record in records:
@@ -141,7 +144,7 @@ def _structures(
 
 
 def _rank(structure: Structure, sequence: str | None) -> tuple[float, float, float]:
-    """Sorts best first. An experiment without a resolution comes after those with one, a model by its pLDDT after these."""
+    """Sorts best first. An experiment without a resolution comes after those with one; models are sorted by pLDDT."""
     covered = len(structure) / len(sequence) * (structure.identity or 0.0) if sequence else float(len(structure))
     confidence = 0.0 if structure.confidence is None else float(structure.confidence.mean())
     return -round(covered, 3), structure.resolution or float("inf"), -confidence
@@ -153,28 +156,28 @@ def _structure(record: StructureRecord, sequence: str | None, config: JoinConfig
     placement = place(
         record.letters, record.number, sequence, record.begin, record.end, record.shift, config.min_identity
     )
-    about = f"{record.id}: {len(record.letters)} residues"
     if placement.identity < config.min_identity:
-        i = (
-            next(
-                i for i, at in zip(placement.kept, placement.residue, strict=True) if record.letters[i] != sequence[at]
-            )
-            if len(placement.kept)
-            else 0
-        )
-        at = int(placement.residue[np.searchsorted(placement.kept, i)]) if len(placement.kept) else 0
-        first = f"first mismatch {record.letters[i]} for {sequence[at]} at residue {at + 1}"
-        return Rejection(
-            "low_identity", record.key, record.source, f"{about}, identity {placement.identity:.3f}, {first}"
-        )
+        return Rejection("low_identity", record.key, record.source, _misfit(record, placement, sequence))
     if placement.aligned < config.min_aligned:
-        return Rejection(
-            "low_coverage",
-            record.key,
-            record.source,
-            f"{about}, {placement.aligned:.3f} of them align with the sequence",
-        )
+        return Rejection("low_coverage", record.key, record.source, _misfit(record, placement, sequence))
     return _build(record, placement.kept, placement.residue, placement.identity)
+
+
+def _misfit(record: StructureRecord, placement: Placement, sequence: str) -> str:
+    """How a chain differs from its sequence: aligned residues, identity over these, and the first mismatch."""
+    letters = record.letters
+    pairs = zip(placement.kept, placement.residue, strict=True)
+    first = next(
+        (
+            f", first mismatch {letters[i]}{i + 1} for {sequence[at]}{at + 1}"
+            for i, at in pairs
+            if letters[i] != sequence[at]
+        ),
+        "",
+    )
+    return (
+        f"{record.id}: {len(placement.kept)} of {len(letters)} residues align, identity {placement.identity:.3f}{first}"
+    )
 
 
 def _build(record: StructureRecord, kept: np.ndarray, residue: np.ndarray, identity: float | None) -> Structure:

@@ -1,4 +1,4 @@
-"""The Gene Ontology as a data set stores it: one `ontology.json`, read by the join, the writer of descriptions and encoders.
+"""The Gene Ontology as a data set stores it: one `ontology.json`, for the join, for descriptions and for encoders.
 
 {"format": 1, "release": "releases/2022-07-01",
  "terms": {"GO:0000009": {"name", "namespace", "definition", "synonyms", "is_a", "part_of", "alt_ids"}},
@@ -11,6 +11,7 @@ import warnings
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from data_prep.records import FileSeen
 from data_prep.sources.files import SourceError, load
@@ -118,10 +119,13 @@ def read(path: Path) -> Ontology:
     tree = json.loads(path.read_bytes())
     if tree["format"] != FORMAT:
         raise ValueError(f"{path}: ontology of format {tree['format']}, this version reads {FORMAT}")
-    terms = {
-        id: OntologyTerm(**{k: tuple(v) if isinstance(v, list) else v for k, v in t.items()})
-        for id, t in tree["terms"].items()
-    }
     return Ontology(
-        tree["release"], terms, {id: Obsolete(t["name"], tuple(t["replaced_by"])) for id, t in tree["obsolete"].items()}
+        tree["release"],
+        {id: _stored(entry) for id, entry in tree["terms"].items()},
+        {id: Obsolete(entry["name"], tuple(entry["replaced_by"])) for id, entry in tree["obsolete"].items()},
     )
+
+
+def _stored(entry: dict[str, Any]) -> OntologyTerm:
+    fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in entry.items()}
+    return OntologyTerm(**fields)

@@ -118,7 +118,11 @@ def plan(config: PrepareConfig, roots: Roots) -> list[tuple[int, tuple[str, ...]
     unknown = sorted({source.root for source in config.sources if source.root and source.root not in roots})
     if unknown:
         raise ValueError(f"sources name the roots {unknown}, but [roots] has {sorted(config.roots)}; add them there")
-    return [(number, names) for number, source in enumerate(config.sources) for names in source.slices(roots[source.root or ""])]
+    return [
+        (number, names)
+        for number, source in enumerate(config.sources)
+        for names in source.slices(roots[source.root or ""])
+    ]
 
 
 def store_ontology(config: PrepareConfig, roots: Roots, folder: Path) -> Parsed:
@@ -199,7 +203,7 @@ def publish(config: PrepareConfig, folder: Path, parsed: Sequence[Parsed], writt
     if not written:
         raise ValueError("no sample is left after joining and filtering; see the limits under [join] and [filters]")
     work = folder / "work"
-    lines = [json.loads(line) for path in work.glob("*/rejected.jsonl") for line in path.open(encoding="utf-8")]
+    lines = [json.loads(line) for path in work.glob("*/rejected.jsonl") for line in path.read_text().splitlines()]
     go = next(each for each in parsed if each.source < 0)
     manifest = Manifest(
         name=config.name,

@@ -1,4 +1,4 @@
-"""Where the work of `prepare` runs: Ray tasks, on this machine or an existing cluster, or (workers = 0) in this process.
+"""Where the work of `prepare` runs: Ray tasks, here or on an existing cluster, or (workers = 0) in this process.
 
 Tasks are calls of module functions with small arguments and small results; data goes through files. So nothing but
 metadata is in Ray's object store, which is kept at its minimum.
@@ -48,11 +48,12 @@ class Workers:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, calls: Sequence[partial[T]]) -> Iterator[T]:
-        """The calls' results as they come, in any order. The first error ends the run, as itself rather than as Ray's."""
+        """The calls' results as they come, in any order. The first error ends the run, as itself, not as Ray's."""
         if not self.count:
             yield from (call() for call in calls)
             return
         import ray
+        from ray.exceptions import RayTaskError
 
         remote: Any = ray.remote(num_cpus=1, max_retries=2)(_call)
         waiting = [remote.remote(call) for call in calls]
@@ -60,7 +61,7 @@ class Workers:
             while waiting:
                 (done, *_), waiting = ray.wait(waiting)
                 yield ray.get(done)
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             cause = error.cause
             raise (cause if isinstance(cause, ValueError) else error) from None
         finally:

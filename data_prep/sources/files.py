@@ -20,7 +20,6 @@ from data_prep.records import FileSeen, Items, Rejection
 from pretrain.config import Config
 
 
-
 class SourceError(ValueError):
     """A source file that cannot be used. `reason` is the short name under which a rejection of it is counted."""
 

@@ -38,7 +38,7 @@ class Gaf(Files):
                 continue
             fields = line.rstrip("\r").split("\t")
             if len(fields) < GAF_COLUMNS or not fields[4].startswith("GO:"):
-                problem = f"{name}, line {number}: not a GAF 2 annotation ({len(fields)} columns, {line[:60]!r}); need {GAF_COLUMNS}"
+                problem = f"{name}, line {number}: not a GAF 2 annotation ({len(fields)} columns, {line[:60]!r})"
                 if self.on_error == "stop":
                     raise SourceError(
                         "unparsable_line", problem + ', or set on_error = "reject" to pass over such lines'
@@ -58,7 +58,7 @@ class AnnotationColumns(Config):
 
 
 class Annotations(Files):
-    """`kind = "annotations"`: a table of accession and GO id, `.gz` or not; `evidence` is the code given to all its lines."""
+    """`kind = "annotations"`: a table of accession and GO id, `.gz` or not. evidence: the code of all its lines."""
 
     kind: Literal["annotations"] = "annotations"
     columns: AnnotationColumns = AnnotationColumns()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pydantic
 from PIL import Image as Picture
 from PIL import UnidentifiedImageError
 
@@ -22,6 +23,14 @@ from pretrain.sample import CHANNELS, Image
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 ALL = "bands"  # the channel of a file that is itself a multi-band image
+Channel = Literal["protein", "nucleus", "microtubules", "er", "bands", ""]
+USUAL: dict[str, Channel] = {
+    "green": "protein",
+    "blue": "nucleus",
+    "red": "microtubules",
+    "yellow": "er",
+    "bands": "bands",
+}
 
 
 class ImageColumns(Config):
@@ -34,10 +43,10 @@ class ImageColumns(Config):
 
 
 class Images(Files):
-    """`kind = "images"`; `files` are manifests, TSV or CSV.
+    """`kind = "images"`; `files` are manifests, TSV or CSV. A damaged manifest always stops.
 
-    channels: the manifest's channel name → one of CHANNELS, `"bands"` for a ready-made file whose bands are the
-    leading CHANNELS, or `""` for a stain that no channel stands for, which is left out (and counted).
+    channels: the manifest's channel name → one of CHANNELS, `"bands"` for a ready-made file whose bands are the leading
+    CHANNELS, or `""` for a stain that none stands for, which is left out and counted. Default: names of the HPA.
     size: pixels of a side; images are cut to their central square and resized (bilinear, antialiased).
     depth: bits that 16-bit files really use; they are scaled by 255 / (2^depth - 1). Floats are scaled from 0–1.
     parts: into how many tasks one manifest is cut, by cell. paths: what the manifest's paths are relative to.
@@ -46,14 +55,12 @@ class Images(Files):
     kind: Literal["images"] = "images"
     name: str = "image"
     columns: ImageColumns = ImageColumns()
-    channels: dict[str, Literal["protein", "nucleus", "microtubules", "er", "bands", ""]] = {
-        "green": "protein", "blue": "nucleus", "red": "microtubules", "yellow": "er", "bands": "bands",
-    }  # fmt: skip
+    channels: dict[str, Channel] = pydantic.Field(default_factory=lambda: dict(USUAL))
     size: int = 128
     depth: int = 16
     parts: int = 4
     paths: Literal["manifest", "root"] = "manifest"
-    on_image_error: Literal["stop", "reject"] = "reject"
+    on_error: Literal["stop", "reject"] = "reject"
 
     def slices(self, root: Path) -> list[tuple[str, ...]]:
         return [(name, str(part)) for name in find(root, self.patterns) for part in range(self.parts)]
@@ -74,7 +81,7 @@ class Images(Files):
             if row["channel"] not in self.channels:
                 raise SourceError(
                     "unknown_channel",
-                    f"{name}, line {line}: channel {row['channel']!r}; map it in `channels` (known: {sorted(self.channels)})",
+                    f"{name}, line {line}: channel {row['channel']!r}; map it in `channels`",
                 )
             key = row["accession"] or f"{self.name}_{row['cell']}"
             cells.setdefault((key, row["cell"]), []).append((self.channels[row["channel"]], row["path"]))
@@ -100,7 +107,7 @@ class Images(Files):
                 present = tuple(channel for channel in CHANNELS if channel in planes)
                 yield ImageRecord(key, name, Image(f"{self.name}_{cell}", _png(planes, self.size), present))
         except SourceError as error:
-            if self.on_image_error == "stop":
+            if self.on_error == "stop":
                 raise
             yield Rejection(
                 error.reason.replace("unreadable_file", "missing_image"), key, name, f"cell {cell}: {error}"

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import gemmi
 import numpy as np
 
-from data_prep.records import Items, StructureRecord
+from data_prep.records import Items, Rejection, StructureRecord
 from data_prep.sources.files import Files, SourceError, load, rows, text
 from pretrain.config import Config
 from pretrain.sample import BACKBONE
 
 MODEL = re.compile(r"AF-(?P<accession>[A-Z0-9]+)-F(?P<fragment>\d+)")
+ENTRY = re.compile(r"([0-9][A-Za-z0-9]{3})(?:_[A-Za-z0-9]+)?")
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 DBREF = (
     slice(12, 13),
@@ -46,7 +47,7 @@ class ManifestColumns(Config):
 
 
 class Structures(Files):
-    """`kind = "structures"`. atoms: which are stored, of N, CA, C, O. min_residues: shorter chains are passed over.
+    """`kind = "structures"`. atoms: which are stored, of N, CA, C, O. min_residues: shorter chains are rejected.
 
     accession: "file" (what it says or is called), or "folder" (the name of the folder it lies in). manifest: a table
     of file → accession and more, relative to the configuration's own `root`, which has the last word.
@@ -62,7 +63,9 @@ class Structures(Files):
     columns: ManifestColumns = ManifestColumns()
 
     def read(self, root: Path, names: tuple[str, ...], home: Path | None = None) -> Items:
-        known = _manifest(home or root, self.manifest, self.columns) if self.manifest else {}  # a broken one stops the run
+        known = (
+            _manifest(home or root, self.manifest, tuple(self.columns.model_dump().items())) if self.manifest else {}
+        )  # a broken one stops the run
         for item in super().read(root, names):
             yield _corrected(item, known) if isinstance(item, StructureRecord) else item
 
@@ -86,8 +89,13 @@ class Structures(Files):
                 )
             label = model[0] if model else f"{entry}_{UNSAFE.sub('-', chain.name)}"
             record = _chain(residues, self.atoms, reference, predicted)
-            if record and len(record["letters"]) >= self.min_residues:
-                key = reference.accession if reference else f"pdb_{label}"
+            key = reference.accession if reference else f"pdb_{label}"
+            length = len(record["letters"]) if record else 0
+            if not record or length < self.min_residues:
+                yield Rejection(
+                    "short_chain", key, name, f"{label}: {length} residues, min_residues is {self.min_residues}"
+                )
+            else:
                 resolution = None if predicted else structure.resolution or None
                 yield StructureRecord(key=key, source=name, id=label, resolution=resolution, atoms=self.atoms, **record)
         if not found:
@@ -129,7 +137,8 @@ def _open(name: str, data: bytes) -> tuple[gemmi.Structure, References]:
         else:
             structure = gemmi.read_pdb_string(data)
             references = _pdb_references(text(name, data))
-            structure.name = structure.name if structure.name not in ("", "string") else stem.stem
+            header = structure.info["_entry.id"] if "_entry.id" in structure.info else ""
+            structure.name = header or stem.stem
     except (ValueError, RuntimeError, IndexError) as error:
         raise SourceError(
             "unparsable_structure", f"{name}: not a readable {stem.suffix or 'structure'} file: {error}"
@@ -141,11 +150,12 @@ def _open(name: str, data: bytes) -> tuple[gemmi.Structure, References]:
 
 
 def _entry_name(name: str, entry: str) -> str:
-    """`12as` of an entry 12AS; else the file's own name, as an id may have it."""
-    if re.fullmatch(r"[0-9][A-Za-z0-9]{3}", entry):
-        return entry.lower()
-    stem = Path(name).name.removesuffix(".gz")
-    return UNSAFE.sub("-", stem.rsplit(".", 1)[0]).strip("-")
+    """`12as` of an entry 12AS, or of a file that is named by PDB id and chain; else the file's own name."""
+    stem = Path(name).name.removesuffix(".gz").rsplit(".", 1)[0]
+    for candidate in (entry, stem):
+        if match := ENTRY.fullmatch(candidate):
+            return match[1].lower()
+    return UNSAFE.sub("-", stem).strip("-")
 
 
 def _cif_references(block: gemmi.cif.Block) -> References:
@@ -277,11 +287,11 @@ def _corrected(record: StructureRecord, manifest: dict[str, dict[str, str]]) -> 
 
 
 @lru_cache(maxsize=4)
-def _manifest(root: Path, name: str, columns: ManifestColumns) -> dict[str, dict[str, str]]:
+def _manifest(root: Path, name: str, columns: tuple[tuple[str, str], ...]) -> dict[str, dict[str, str]]:
     """The manifest's rows by file name, and by `12as_a` where it names PDB ids and chains (lower case throughout)."""
     data, _ = load(root, name)
     table: dict[str, dict[str, str]] = {}
-    wanted = {ours: theirs for ours, theirs in columns.model_dump().items() if theirs}
+    wanted = {ours: theirs for ours, theirs in columns if theirs}
     for _, row in rows(name, data, wanted):
         if row.get("file"):
             table.setdefault(Path(row["file"]).name, row)

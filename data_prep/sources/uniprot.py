@@ -12,10 +12,9 @@ from data_prep.records import AnnotationRecord, Items, Record, SequenceRecord, T
 from data_prep.sources.files import Files, SourceError, text
 from pretrain.sample import Text
 
-EVIDENCE = re.compile(r"\s*\{ECO:[^}]*\}")
-CITATION = re.compile(
-    r"\s*\((?:Ref\.\d+|PubMed:\d+|By similarity|Probable|Potential|Microbial infection)(?:, (?:Ref\.\d+|PubMed:\d+|By similarity))*\)"
-)
+EVIDENCE = re.compile(r"\.\s*\{ECO:[^}]*\}(?=\.)|\s*\{ECO:[^}]*\}")  # `text. {ECO:…}.` has one full stop too many
+NOTE = r"(?:Ref\.\d+|PubMed:\d+|By similarity|Probable|Potential|Microbial infection)"
+CITATION = re.compile(rf"\s*\({NOTE}(?:, {NOTE})*\)")
 HEADER = re.compile(r"(?:AFDB:)?AF-(?P<model>[A-Z0-9]+)-F\d+|(?:sp|tr)\|(?P<uniprot>[^|\s]+)\|?|(?P<bare>\S+)")
 
 

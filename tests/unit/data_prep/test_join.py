@@ -1,0 +1,189 @@
+"""Records of one protein become one sample; what does not get in says why."""
+
+import numpy as np
+import pytest
+
+from data_prep.filters import FilterConfig, check
+from data_prep.join import JoinConfig, join
+from data_prep.ontology import Obsolete, Ontology, OntologyTerm
+from data_prep.records import AnnotationRecord, ImageRecord, Rejection, SequenceRecord, StructureRecord, TextRecord
+from data_prep.split import SPLITS, SplitConfig, split
+from pretrain.sample import Facet, Image, Sample, Term, Text
+
+SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRV"
+ONTOLOGY = Ontology(
+    "test",
+    {
+        "GO:0000001": OntologyTerm("one", "molecular_function", alt_ids=("GO:0000009",)),
+        "GO:0000002": OntologyTerm("two", "biological_process"),
+    },
+    {"GO:0000003": Obsolete("obsolete three", ("GO:0000001",))},
+)
+
+
+def structure(letters: str = SEQUENCE, id: str = "1abc_A", **fields) -> StructureRecord:
+    generator = np.random.default_rng(0)
+    return StructureRecord(
+        key="P1",
+        source="s.cif",
+        id=id,
+        letters=letters,
+        atoms=("N", "CA", "C"),
+        coordinates=(generator.normal(size=(len(letters), 3, 3)) * 10 + 50).astype(np.float32),
+        mask=np.ones((len(letters), 3), dtype=bool),
+        number=np.arange(5, 5 + len(letters), dtype=np.int32),
+        **fields,
+    )
+
+
+def joined(*records, **options) -> tuple[Sample | None, list[Rejection]]:
+    return join("P1", records, ONTOLOGY, JoinConfig(**options))
+
+
+def test_every_modality():
+    sample, rejected = joined(
+        SequenceRecord("P1", "a", SEQUENCE),
+        structure(SEQUENCE[3:33]),
+        AnnotationRecord("P1", "g", (("GO:0000002", "IDA"),)),
+        TextRecord("P1", "a", Text("Does things.", "uniprot:function")),
+        ImageRecord("P1", "m", Image("i", b"png")),
+    )
+    assert sample is not None
+    assert not rejected
+    assert sample.facets == Facet.SEQUENCE | Facet.STRUCTURE | Facet.TERMS | Facet.TEXT | Facet.IMAGE
+    (chain,) = sample.structures
+    assert chain.residue.tolist() == list(range(3, 33))
+    assert chain.identity == 1.0
+    assert chain.coordinates.mean(axis=(0, 1)) == pytest.approx(np.zeros(3), abs=1e-3)
+
+
+def test_the_first_sequence_wins_and_a_different_one_is_named():
+    sample, (conflict,) = joined(
+        SequenceRecord("P1", "a", SEQUENCE),
+        SequenceRecord("P1", "b", SEQUENCE),
+        SequenceRecord("P1", "c", "A" + SEQUENCE[1:]),
+    )
+    assert sample is not None
+    assert sample.sequence == SEQUENCE
+    assert (conflict.reason, conflict.source) == ("sequence_conflict", "c")
+    assert "first difference at residue 1" in conflict.detail
+
+
+def test_terms_are_resolved_and_obsolete_or_unknown_ones_refused():
+    terms = (
+        ("GO:0000009", "IDA"),
+        ("GO:0000001", "NR"),
+        ("GO:0000002", "NR"),
+        ("GO:0000003", "IEA"),
+        ("GO:0000004", "IEA"),
+    )
+    sample, rejected = joined(SequenceRecord("P1", "a", SEQUENCE), AnnotationRecord("P1", "g", terms))
+    assert sample is not None
+    assert sample.function is not None
+    assert sample.function.terms == (Term("GO:0000001", "IDA"), Term("GO:0000002", "NR"))
+    assert {(r.reason, r.detail) for r in rejected} == {
+        ("obsolete_term", "GO:0000003 obsolete three, replaced by GO:0000001"),
+        ("unknown_term", "GO:0000004 is not in the ontology"),
+    }
+
+
+def test_without_an_ontology_terms_are_refused_as_a_whole():
+    record = AnnotationRecord("P1", "g", (("GO:0000001", "IDA"), ("GO:0000002", "IDA")))
+    sample, (refused,) = join("P1", [SequenceRecord("P1", "a", SEQUENCE), record], Ontology(), JoinConfig())
+    assert sample is not None
+    assert sample.function is None
+    assert (refused.reason, refused.detail) == ("no_ontology", "2 terms")
+
+
+def test_structures_are_ranked_by_coverage_then_resolution_and_capped():
+    sample, rejected = joined(
+        SequenceRecord("P1", "a", SEQUENCE),
+        structure(SEQUENCE[:30], "short", resolution=1.0),
+        structure(id="model", confidence=np.full(40, 90.0, dtype=np.float32)),
+        structure(id="coarse", resolution=3.0),
+        structure(id="fine", resolution=1.5),
+        structure(id="fine", resolution=2.5),
+        max_structures=3,
+    )
+    assert sample is not None
+    assert [s.id for s in sample.structures] == ["fine", "coarse", "model"]
+    assert sorted((r.reason, r.detail.split()[0]) for r in rejected) == [
+        ("beyond_max_structures", "short"),
+        ("duplicate_structure", "fine"),
+    ]
+
+
+def test_a_chain_of_another_protein_is_rejected_with_identity_and_mismatch():
+    sample, (refused,) = joined(SequenceRecord("P1", "a", SEQUENCE), structure("WCHW" * 10))
+    assert sample is not None
+    assert not sample.structures
+    assert refused.reason == "low_identity"
+    assert "identity 0." in refused.detail
+
+
+def test_a_chain_mostly_of_something_else_is_rejected():
+    _, (refused,) = joined(SequenceRecord("P1", "a", SEQUENCE), structure(SEQUENCE + "WCHW" * 10))
+    assert refused.reason == "low_coverage"
+
+
+def test_without_a_sequence_numbers_are_kept_with_their_gaps():
+    record = structure()
+    record.number[20:] += 7
+    sample, _ = joined(record)
+    assert sample is not None
+    (chain,) = sample.structures
+    assert chain.residue.tolist() == [*range(20), *range(27, 47)]
+    assert chain.identity is None
+
+
+def test_function_alone_is_kept_or_counted():
+    record = AnnotationRecord("P1", "g", (("GO:0000002", "IDA"),))
+    sample, _ = joined(record)
+    assert sample is not None
+    assert sample.facets == Facet.TERMS
+    sample, (refused,) = joined(record, keep_unpaired_function=False)
+    assert sample is None
+    assert refused.reason == "function_only"
+
+
+def test_nothing_left_is_no_sample():
+    sample, rejected = joined(SequenceRecord("P1", "a", ""), AnnotationRecord("P1", "g", (("GO:0000004", "IEA"),)))
+    assert sample is None
+    assert {r.reason for r in rejected} == {"empty_sequence", "unknown_term"}
+
+
+def test_images_are_capped():
+    images = [ImageRecord("P1", "m", Image(f"i{n}", b"png")) for n in (2, 1, 1, 3)]
+    sample, rejected = joined(*images, max_images=2)
+    assert sample is not None
+    assert [image.id for image in sample.images] == ["i1", "i2"]
+    assert sorted(r.reason for r in rejected) == ["beyond_max_images", "duplicate_image"]
+
+
+@pytest.mark.parametrize(
+    ("sequence", "reason", "said"),
+    [
+        ("MKT", "too_short", "3 residues, min_length is 20"),
+        ("A" * 101, "too_long", "101 residues, max_length is 100"),
+        ("A" * 30 + "?1", "bad_letters", "'1?' at residue 31"),
+        ("A" * 10 + "X" * 20, "mostly_unknown", "0.67 of 30"),
+    ],
+)
+def test_filters(sequence, reason, said):
+    refused = check(Sample("P1", sequence), "file", FilterConfig(max_length=100))
+    assert isinstance(refused, Rejection)
+    assert (refused.reason, refused.key, refused.source) == (reason, "P1", "file")
+    assert said in refused.detail
+
+
+def test_a_sample_within_the_limits_passes_as_it_is():
+    sample = Sample("P1", SEQUENCE)
+    assert check(sample, "file", FilterConfig()) is sample
+
+
+def test_split_is_a_function_of_the_key_with_the_shares_asked_for():
+    config = SplitConfig(valid=0.1, test=0.2)
+    drawn = [split(f"P{n}", config) for n in range(4000)]
+    assert drawn == [split(f"P{n}", config) for n in range(4000)]
+    assert [round(drawn.count(which) / 4000, 1) for which in SPLITS] == [0.7, 0.1, 0.2]
+    assert drawn != [split(f"P{n}", SplitConfig(valid=0.1, test=0.2, seed=1)) for n in range(4000)]
