@@ -197,7 +197,7 @@ def _rotate(rows: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _read_fair_esm(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    data = weights.read_torch(path, WHAT)
+    data = weights.read(path, WHAT)
     try:
         model = data["cfg"]["model"]
         found = model if isinstance(model, dict) else vars(model)
@@ -237,7 +237,7 @@ def _read_transformers(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]
         "token_dropout": bool(found.get("token_dropout", False)),
     }
     state = {}
-    for name, tensor in weights.read_safetensors(folder, WHAT).items():
+    for name, tensor in weights.read_folder(folder, WHAT).items():
         name = re.sub(r"\bgamma$", "weight", re.sub(r"\bbeta$", "bias", name))  # as transformers 5 writes some norms
         name = re.sub(r"^encoder\.(layer\.)?", lambda m: "layers." if m[1] else "", name.removeprefix("esm."))
         for theirs, fair in _TRANSFORMERS_NAMES.items():

@@ -44,7 +44,8 @@ _letters[list(RESIDUES.encode())] = torch.arange(len(RESIDUES))
 
 
 class GearNetConfig(Config):
-    """weights: `random`, or a `.pt`/`.pth` state dict of TorchDrug's GearNet (BatchNorm, short cuts, no edge layers).
+    """weights: `random`, or a state dict of TorchDrug's GearNet (BatchNorm, short cuts, no edge layers), in a `.pt`,
+    `.pth` or `.safetensors` file.
 
     layers, hidden: 6 × 512 as published. max_length: structure residues seen, None for all.
     """
@@ -75,7 +76,7 @@ class GearNet(nn.Module):
         if config.weights == weights.RANDOM:
             return weights.initialise(module, config.seed, WHAT)
         path = weights.locate(config.weights, WHAT)
-        data = weights.read_torch(path, WHAT)
+        data = weights.read(path, WHAT)
         state = data["model"] if isinstance(data.get("model"), dict) else data
         if any(name.startswith("edge_layers.") for name in state):
             raise ValueError(f"{WHAT}: {path} is a GearNet-Edge, whose edge messages are not here; give a GearNet")

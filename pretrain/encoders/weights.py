@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 RANDOM = "random"
@@ -76,8 +76,10 @@ def _draw(part: nn.Module, name: str, parameter: Tensor, generator: torch.Genera
         parameter.fill_(1.0 if "norm" in type(part).__name__.lower() and name == "weight" else 0.0)
 
 
-def read_torch(path: Path, what: str) -> dict:
-    """A `.pt` file's dictionary, unpickled with tensors, plain values and `argparse.Namespace` only."""
+def read(path: Path, what: str) -> dict:
+    """A `.safetensors` file's tensors, or a `.pt` file's dictionary of tensors, plain values and `argparse.Namespace`."""
+    if path.suffix == ".safetensors":
+        return _tensors(path, what)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             data = torch.load(path, map_location="cpu", weights_only=True)
@@ -89,18 +91,20 @@ def read_torch(path: Path, what: str) -> dict:
     return data
 
 
-def read_safetensors(folder: Path, what: str) -> dict[str, Tensor]:
+def read_folder(folder: Path, what: str) -> dict[str, Tensor]:
     """Every tensor of the folder's `*.safetensors` files."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ValueError(
-            f"{what}: {folder} has no .safetensors file; save the model with transformers' save_pretrained"
-        )
-    tensors: dict[str, Tensor] = {}
-    for path in files:
+        raise ValueError(f"{what}: {folder} has no .safetensors file; transformers' `save_pretrained` writes one")
+    return {name: tensor for path in files for name, tensor in _tensors(path, what).items()}
+
+
+def _tensors(path: Path, what: str) -> dict[str, Tensor]:
+    try:
         with safe_open(path, "pt") as file:
-            tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    return tensors
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{what}: {path} does not load as a safetensors file: {error}") from error
 
 
 def fill(module: M, tensors: dict[str, Tensor], origin: Path, what: str) -> M:

@@ -1,6 +1,7 @@
 """ESM-2: the published arithmetic, whatever the batch; the files it is read from; what it refuses."""
 
 import argparse
+import json
 from pathlib import Path
 
 import esm
@@ -176,6 +177,14 @@ def test_what_is_wrong_with_weights_is_said(file: Path, tmp_path: Path) -> None:
     truncated.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match="does not load as a PyTorch weights file"):
         build(weights=str(truncated))
+    config = {"model_type": "esm", "position_embedding_type": "rotary", "vocab_size": 33, "layer_norm_eps": 1e-5}
+    sizes = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config | sizes))
+    with pytest.raises(ValueError, match=r"has no \.safetensors file"):
+        build(weights=str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match="does not load as a safetensors file"):
+        build(weights=str(tmp_path))
     old = tmp_path / "esm1b.pt"
     torch.save({"args": argparse.Namespace(arch="roberta_large"), "model": {}}, old)
     with pytest.raises(ValueError, match="no ESM-2 file of fair-esm"):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pretrain.batch import Structures, offsets_of
@@ -166,11 +167,15 @@ def test_a_protein_does_not_depend_on_its_batch_mates(tmp_path: Path, loaded: bo
             torch.testing.assert_close(own, alone, atol=1e-6 * float(alone.abs().max()), rtol=0)
 
 
-def test_weights_of_torchdrug_keep_their_running_statistics(tmp_path: Path) -> None:
-    path = torchdrug(tmp_path / "gearnet.pth")
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_of_torchdrug_keep_their_running_statistics(tmp_path: Path, suffix: str) -> None:
+    state = torch.load(torchdrug(tmp_path / "gearnet.pth"))
+    path = tmp_path / f"gearnet.{suffix}"
+    if suffix == "safetensors":
+        save_file(state, path)
     encoder = GearNet.build(SMALL.model_copy(update={"weights": str(path)}))
     assert isinstance(encoder.norms[1], RunningNorm)
-    assert torch.equal(encoder.norms[1].running_mean, torch.load(path)["batch_norms.1.running_mean"])  # type: ignore[arg-type]
+    assert torch.equal(encoder.norms[1].running_mean, state["batch_norms.1.running_mean"])  # type: ignore[arg-type]
     batch = structures([walk(30, 1)])
     expected = plain(encoder.eval(), batch)
     torch.testing.assert_close(

@@ -112,8 +112,10 @@ def test_what_is_wrong_is_said(folder: Path, tmp_path: Path) -> None:
         TextEncoder.build(TextConfig(weights=str(tmp_path)))
     with pytest.raises(ValueError, match="random weights need `tokenizer`"):
         TextEncoder.build(TextConfig(weights="random"))
-    with pytest.raises(ValueError, match="`layers` is for random weights"):
-        TextEncoder.build(TextConfig(weights=str(folder), layers=2))
+    with pytest.raises(ValueError, match="`tokenizer` is for random weights"):
+        TextEncoder.build(TextConfig(weights=str(folder), tokenizer=str(folder)))
+    with pytest.raises(ValueError, match=r"asks for layers = 12, .* has 2"):
+        TextEncoder.build(TextConfig(weights=str(folder), layers=12, width=32))
     with pytest.raises(ValueError, match="exceed the model's 64 positions"):
         TextEncoder.build(TextConfig(weights=str(folder), max_length=63))
     with pytest.raises(ValueError, match="not a multiple of 3 heads"):
