@@ -79,6 +79,7 @@ class Embeddings:
         save_file(
             {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, staged, {"embeddings": about}
         )
+        staged.chmod(path.parent.stat().st_mode & 0o666)  # the library writes for the owner alone
         os.replace(staged, path)
 
     def nearest(

@@ -101,6 +101,7 @@ def _save(model: nn.Module, encoders: nn.Module, path: Path, dtype: str) -> dict
             kept = kept.to(DTYPES[dtype]) if kept.is_floating_point() else kept
             tensors[f"{prefix}.{name}"] = kept.clone().contiguous()  # a copy: shared storage cannot be saved
     save_file(tensors, path)
+    path.chmod(path.parent.stat().st_mode & 0o666)  # the library writes for the owner alone
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": digest, "dtype": dtype}

@@ -1,6 +1,5 @@
 """The model card: what a model is, was made of, is worth, and may be used for, from the records of its own run."""
 
-from collections import Counter
 from typing import Any
 
 from pretrain.evaluation.history import History
@@ -12,6 +11,9 @@ import fourfold
 model = fourfold.load("path/to/this/folder")
 embeddings = model.embed(fourfold.read("proteins.fasta"))
 ```"""
+
+
+SOURCE_COLUMNS = ["source", "path", "records", "release", "licence"]
 
 
 def card(about: dict[str, Any], identity: dict[str, Any], manifest: dict[str, Any], history: History) -> str:
@@ -57,17 +59,30 @@ def _data(data: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
         counts = {m: sum(g["samples"] for n, g in groups.items() if m in n.split("_")) for m in Modality}
         total = sum(group["samples"] for group in groups.values())
         lines.append([split, total, *counts.values()])
-    sources = [
-        [s.get("kind", "?"), s.get("path", ""), s.get("release") or "–", s.get("licence") or s.get("license") or "–"]
-        for s in manifest.get("sources", [])
-    ]
-    notes = [str(note) for note in dict.fromkeys(s.get("note") for s in manifest.get("sources", [])) if note]
     return [
         name,
         _table(["split", "proteins", *Modality], lines),
-        *([_table(["source", "path", "release", "licence"], sources)] if sources else []),
-        *notes,
+        *([_table(SOURCE_COLUMNS, [list(row) for row in source_rows(manifest)])] if manifest.get("sources") else []),
+        *source_notes(manifest),
     ]
+
+
+def source_rows(manifest: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """SOURCE_COLUMNS of each of the manifest's sources, as text; – where it says nothing."""
+    rows = []
+    for source in manifest.get("sources", []):
+        path, records = source.get("path", ""), source.get("records", "–")
+        kind = str(source.get("kind", "?")) + (f" ({source['name']})" if source.get("name") else "")
+        paths = path if isinstance(path, str) else ", ".join(path)
+        if isinstance(records, dict):
+            records = ", ".join(f"{count:,} {what}" for what, count in records.items())
+        rows.append((kind, paths, str(records), source.get("release") or "–", source.get("licence") or "–"))
+    return rows
+
+
+def source_notes(manifest: dict[str, Any]) -> list[str]:
+    """What sources say of themselves, such as that images were drawn; each once."""
+    return list(dict.fromkeys(str(source["note"]) for source in manifest.get("sources", []) if source.get("note")))
 
 
 def _encoders(identity: dict[str, dict[str, Any]]) -> list[str]:
@@ -113,8 +128,7 @@ def _results(history: History) -> list[str]:
 
 
 def _licence(manifest: dict[str, Any]) -> list[str]:
-    licences = Counter(s.get("licence") or s.get("license") for s in manifest.get("sources", []))
-    named = [str(licence) for licence in licences if licence]
+    named = list(dict.fromkeys(str(s["licence"]) for s in manifest.get("sources", []) if s.get("licence")))
     asks = f" Its data came under {_list(named)}: give their sources credit as those ask." if named else ""
     return [
         "The weights trained here are under Apache-2.0." + asks,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pretrain.sample import Modality
+
 Record = dict[str, Any]
 
 
@@ -62,9 +64,9 @@ class History:
         return list(_numbers(self.validations if validation else self.steps, path))
 
     def losses(self) -> tuple[str, ...]:
-        """The names of the loss terms, in the order in which they first appear."""
-        records = (*self.steps, *self.validations)
-        return tuple(dict.fromkeys(name for record in records for name in record.get("losses", {})))
+        """The names of the loss terms, in the order of the modalities that they are about."""
+        names = {name for record in (*self.steps, *self.validations) for name in record.get("losses", {})}
+        return tuple(sorted(names, key=lambda name: ([m not in name for m in Modality], name)))
 
     def last(self, event: str) -> Record | None:
         """The newest of the other records of this kind."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.evaluation import figures, page
+from pretrain.evaluation.card import SOURCE_COLUMNS, source_notes, source_rows
 from pretrain.evaluation.history import History
 from pretrain.evaluation.map import Map
 from pretrain.sample import Modality
@@ -87,11 +88,19 @@ def _head(facts: Facts) -> str:
     if speeds:
         tiles.append((figures.number(sorted(speeds)[len(speeds) // 2]), "tokens per second, median step"))
     if last.get("retrieval"):
-        pair, best = max(last["retrieval"].items(), key=lambda item: item[1]["recall"] - item[1]["chance"])
-        text = f"{pair.replace('-', '–')} recall at {best['k']} among {best['n']}; chance {best['chance']:.0%}"
-        tiles.append((f"{best['recall']:.0%}", text))
+        tiles.append(_best_pair(last["retrieval"]))
     title = f"<h1>{escape(name)}: from raw files to a model</h1>"
     return f'<header>{title}\n<p class="lead">{escape(lead)}</p>\n{page.tiles(tiles)}</header>'
+
+
+def _best_pair(retrieval: dict[str, dict[str, Any]]) -> tuple[str, str]:
+    """The headline of retrieval: recall where a random order mostly misses, otherwise the median rank."""
+    pair, best = min(retrieval.items(), key=lambda item: item[1]["median_rank"] / item[1]["n"])
+    name = pair.replace("-", "–")
+    if best["chance"] < 0.5:
+        return f"{best['recall']:.0%}", f"{name} recall at {best['k']} of {best['n']}; chance {best['chance']:.0%}"
+    middle = (best["n"] + 1) / 2
+    return f"{best['median_rank']:g} of {best['n']}", f"median rank, {name}; random order {middle:g}"
 
 
 def _coverage(facts: Facts) -> str:
@@ -139,29 +148,22 @@ def _rejections(facts: Facts) -> str:
 
 
 def _example(entry: dict[str, Any]) -> str:
-    name = next((str(entry[field]) for field in ("key", "item", "id", "accession", "record") if entry.get(field)), "?")
-    detail = next((str(entry[field]) for field in ("detail", "message", "why") if entry.get(field)), "")
+    name = next((str(entry[field]) for field in ("key", "source") if entry.get(field)), "?")
+    detail = next((str(entry[field]) for field in ("detail", "source") if entry.get(field)), "")
     detail = detail if len(detail) <= 160 else detail[:157] + "…"
     return f"<code>{escape(name)}</code> {escape(detail)}"
 
 
 def _sources(facts: Facts) -> str:
-    title, sources = "Where it comes from", facts.manifest.get("sources", [])
-    if not sources:
+    title = "Where it comes from"
+    if not facts.manifest.get("sources"):
         return page.section(title, page.none("The manifest names no sources."))
-    columns = ["source", "path", "#records", "release", "licence"]
     rows = [
-        [
-            escape(str(source.get("kind", "?"))),
-            f"<code>{escape(str(source.get('path', '')))}</code>",
-            figures.number(source["records"]) if isinstance(source.get("records"), (int, float)) else "–",
-            escape(str(source.get("release") or "–")),
-            escape(str(source.get("licence") or source.get("license") or "–")),
-        ]
-        for source in sources
+        [escape(kind), f"<code>{escape(path)}</code>", *map(escape, rest)]
+        for kind, path, *rest in source_rows(facts.manifest)
     ]
-    notes = dict.fromkeys(str(source["note"]) for source in sources if source.get("note"))
-    return page.section(title, page.table(columns, rows), *(f'<p class="note">{escape(note)}</p>' for note in notes))
+    notes = (f'<p class="note">{escape(note)}</p>' for note in source_notes(facts.manifest))
+    return page.section(title, page.table(SOURCE_COLUMNS, rows), *notes)
 
 
 def _training(facts: Facts) -> str:
@@ -193,7 +195,8 @@ def _training(facts: Facts) -> str:
 
 
 def _loss_chart(history: History, title: str, path: tuple[str, ...], color: str, marks: list[tuple[float, str]]) -> str:
-    trained, held_out = history.column(*path), history.column(*path, validation=True)
+    trained = [(step, value) for step, value in history.column(*path) if value]  # exactly 0: the step had none to count
+    held_out = history.column(*path, validation=True)
     lines = [figures.Series("train", trained, color, "faint"), figures.Series("held out", held_out, color, "dots")]
     return page.figure(title.replace("/", ": "), figures.chart(title, lines, marks))
 
@@ -219,7 +222,9 @@ def _retrieval(facts: Facts) -> str:
         )
         mean, chance, there, back = (f"{found[part]:.0%}" for part in ("recall", "chance", "forward", "backward"))
         name = f"{escape(a)} – {escape(b)}"
-        rows.append([name, bar, mean, chance, str(found["n"]), there, back, f"{found['median_rank']:g}"])
+        rows.append(
+            [name, bar, mean, chance, str(found["n"]), there, back, f"{found['median_rank']:g} of {found['n']}"]
+        )
     k = next(iter(last["retrieval"].values()))["k"]
     columns = ["|pair", f"=recall at {k}", "#mean", "#chance", "#N", "#there", "#back", "#median rank"]
     note = (
@@ -229,10 +234,10 @@ def _retrieval(facts: Facts) -> str:
     )
     few = min(found["n"] for found in last["retrieval"].values())
     warning = (
-        f" With as few as {few} pairs these figures say that the path works, not how good the model is."
-        if few < 100
-        else ""
+        f" With as few as {few} pairs this shows that the path works, not how good the model is." if few < 100 else ""
     )
+    if any(found["chance"] > 0.5 for found in last["retrieval"].values()):
+        warning += f" Recall at {k} says little where chance is high; the median rank of a random order is (N + 1) / 2."
     return page.section(title, f'<p class="note">{escape(note + warning)}</p>', page.table(columns, rows))
 
 
