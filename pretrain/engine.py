@@ -71,7 +71,10 @@ class Fragment:
 
 @dataclass(frozen=True)
 class StepResult:
-    """losses: each term's mean over the whole step. total: their weighted sum. counts: the denominators."""
+    """losses: each term's mean over the whole step, of those that counted anything (a mean over nothing is no 0).
+
+    total: their weighted sum. counts: the denominators.
+    """
 
     losses: dict[str, float]
     total: float
@@ -135,7 +138,7 @@ class Engine:
             norm = self._gradient_norm()
             self.deepspeed.step()
         values = distributed.add(sums.to(self.device)).tolist()
-        means = {name: value / max(1, counts[name]) for name, value in zip(names, values, strict=True)}
+        means = {name: value / counts[name] for name, value in zip(names, values, strict=True) if counts[name]}
         total = sum(weights[name] * mean for name, mean in means.items())
         return StepResult(means, total, counts, norm if norm is not None else self._norm_after(), rate)
 

