@@ -77,7 +77,7 @@ def _draw(part: nn.Module, name: str, parameter: Tensor, generator: torch.Genera
 
 
 def read(path: Path, what: str) -> dict:
-    """A `.safetensors` file's tensors, or a `.pt` file's dictionary of tensors, plain values and `argparse.Namespace`."""
+    """A `.safetensors` file's tensors, or a `.pt` file's dictionary of tensors, plain values and Namespaces."""
     if path.suffix == ".safetensors":
         return _tensors(path, what)
     try:
