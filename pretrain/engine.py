@@ -126,12 +126,13 @@ class Engine:
         )
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = rate
-        names, counts = self.denominators(batches)
+        foreseen = [self.deepspeed.module.counts(batch) for batch in batches]
+        names, counts = self._denominators(foreseen)
         sums = torch.zeros(len(names), dtype=torch.float64)
         weights, norm = dict.fromkeys(names, 0.0), None
-        for batch, features, negatives in self._prepared(batches, encode):
+        for (batch, features, negatives), own in zip(self._prepared(batches, encode), foreseen, strict=True):
             losses = self._forward(features, batch, negatives=negatives)
-            _check_counts(losses, self.deepspeed.module.counts(batch))
+            _check_counts(losses, own)
             self.deepspeed.backward(self._normalised(losses, counts))
             sums += torch.tensor([float(losses[name].sum.detach()) for name in names], dtype=torch.float64)
             weights = {name: losses[name].weight for name in names}
@@ -151,11 +152,10 @@ class Engine:
         finally:
             self.deepspeed.train()
 
-    def denominators(self, batches: Sequence[Batch]) -> tuple[list[str], dict[str, int]]:
+    def _denominators(self, foreseen: Sequence[dict[str, int]]) -> tuple[list[str], dict[str, int]]:
         """The loss names, and each one's count over all ranks and micro-batches."""
-        per_batch = [self.deepspeed.module.counts(batch) for batch in batches]
-        names = sorted(per_batch[0])
-        local = torch.tensor([sum(counts[name] for counts in per_batch) for name in names], dtype=torch.int64)
+        names = sorted(foreseen[0])
+        local = torch.tensor([sum(counts[name] for counts in foreseen) for name in names], dtype=torch.int64)
         return names, dict(zip(names, distributed.add(local.to(self.device)).tolist(), strict=True))
 
     def _prepared(
