@@ -38,9 +38,11 @@ def train(run: RunConfig) -> None:
     device = start(run.engine)
     dataset = Dataset.open(run.data.path)
     encoders = Encoders.build(run.encoders).to(device)
+    identity = _identity(run, dataset, encoders)
+    if device.type == "cuda" and run.engine.precision == "bf16":
+        encoders = encoders.to(torch.bfloat16)  # frozen, and nothing accumulates in them
     plan = Plan(dataset, "train", run.data.plan, run.seed, encoders.spec())
     loader = _loader(run, dataset, plan, run.engine.accumulate)
-    identity = _identity(run, dataset, encoders)
     found = _newest(run)
     engine, position = _begin(run, encoders, found, identity, device)
     with Journal(run.out, run.log.tensorboard) as journal, _stop_signal() as stop:
@@ -96,10 +98,9 @@ def _newest(run: RunConfig) -> checkpoint.Checkpoint | None:
 
 def _identity(run: RunConfig, dataset: Dataset, encoders: Encoders) -> dict[str, Any]:
     """What must not change between two sittings of one run: the data, the frozen encoders, the model, the seed."""
-    manifest = hashlib.sha256((dataset.path / "manifest.json").read_bytes()).hexdigest()
     tree = config.dump(run)
     return {
-        "data": {"name": dataset.manifest["name"], "manifest_sha256": manifest},
+        "data": {"name": dataset.manifest["name"], "manifest_sha256": dataset.sha256},
         "encoders": encoders.identity(),
         "model": tree["model"],
         "plan": tree["data"]["plan"],
@@ -109,13 +110,20 @@ def _identity(run: RunConfig, dataset: Dataset, encoders: Encoders) -> dict[str,
 
 def _check_identity(found: checkpoint.Checkpoint, identity: dict[str, Any]) -> None:
     stored = found.state["identity"]
-    changed = [name for name in identity if json.loads(json.dumps(identity[name])) != stored.get(name)]
+    changed = [name for name in identity if _essence(name, identity[name]) != _essence(name, stored.get(name))]
     if changed:
         raise ValueError(
             f"{found.path.parent.parent} was trained with another {', '.join(changed)}: "
             + "; ".join(f"{name} was {stored.get(name)}, is {identity[name]}" for name in changed)
             + ". Give the original configuration, or another `out` for a new run."
         )
+
+
+def _essence(name: str, value: Any) -> Any:
+    """What of an identity must be equal: of encoders the weights themselves, wherever they lie now."""
+    if name == "encoders" and isinstance(value, dict):
+        return {modality: encoder["sha256"] for modality, encoder in value.items()}
+    return json.loads(json.dumps(value))
 
 
 def _save(run: RunConfig, engine: Engine, position: Position, identity: dict[str, Any], journal: Journal) -> None:
