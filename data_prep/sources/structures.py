@@ -2,8 +2,8 @@
 
 Taken: the first model, of each atom the alternate location with the highest occupancy, backbone atoms only. B-factors
 are pLDDT in AlphaFold models alone (an `AF-…-F…` name, or `_ma_` categories), elsewhere they are not kept. The protein
-is, in this order, what the configuration says (a manifest, or the folder's name), what the file says (`_struct_ref`,
-DBREF), or what an AlphaFold file is called; a chain of no known protein becomes an unpaired sample.
+is, in this order, what the configuration says (a manifest, or the folder's name), what an AlphaFold file is called, or
+what the file says (`_struct_ref`, DBREF); a chain of no known protein becomes an unpaired sample.
 """
 
 import re
@@ -73,8 +73,9 @@ class Structures(Files):
         structure, references = _open(name, data)
         model = MODEL.search(name) or MODEL.search(structure.name)
         predicted = bool(model) or references.predicted
-        if model and not references.chains:
-            references = References({"": Reference(model["accession"])}, predicted)
+        if model:  # DBREF in AlphaFold's PDB files loses the end of a ten-letter accession, the file's name does not
+            told = {chain: each for chain, each in references.chains.items() if each.accession == model["accession"]}
+            references = References(told or {"": Reference(model["accession"])}, predicted)
         entry = _entry_name(name, structure.name)
         found = 0
         for chain in structure[0]:

@@ -27,6 +27,7 @@ EXPECTED_REJECTIONS = {
     "no_atoms": 1,
     "obsolete_term": 6,
     "sequence_conflict": 1,
+    "short_chain": 1,
     "too_short": 1,
     "truncated_gzip": 1,
     "unknown_term": 1,

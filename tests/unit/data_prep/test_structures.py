@@ -106,6 +106,13 @@ def test_alphafold_models_are_known_by_name_and_have_confidence(tmp_path):
     assert np.unique(record.confidence).tolist() == [50.0]
 
 
+def test_the_name_of_a_model_is_believed_before_its_dbref(tmp_path):
+    """As AlphaFold DB writes it, columns shifted by a long accession."""
+    dbref = "DBREF  XXXX A    1   384  UNP    A0A2Y9FRR4 A0A2Y9FRR4_PHYMC      1    384\n"
+    (record,) = read(tmp_path, dbref + pdb(), "AF-A0A2Y9FRR4-F1-model_v4.pdb")
+    assert (record.key, record.begin, record.end) == ("A0A2Y9FRR4", None, None)
+
+
 def test_the_folder_or_a_manifest_may_name_the_protein(tmp_path):
     (record,) = read(tmp_path, pdb(), "Q11111/x.pdb", accession="folder")
     assert record.key == "Q11111"
