@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Embeddings:
     encoded alone, 0 where `present` (modality → bool [N]) is False. residues: the fused latent of each residue: the
     sequence's token where there is a sequence, the structure's otherwise. truncated: keys of proteins that lost
     residues to an encoder's limit. model: SHA-256 of the weights; embeddings of different models do not compare.
+    centres: modality → [D], the mean over the model's training proteins, which `nearest` subtracts; empty: none known.
     """
 
     keys: tuple[str, ...]
@@ -56,13 +57,15 @@ class Embeddings:
     model: str
     truncated: tuple[str, ...] = ()
     residues: Residues | None = None
+    centres: dict[Modality, NDArray[np.float32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, complete or not at all: `fused`, `alone.<modality>`, `present.<modality>`, `keys`
-        (UTF-8, a line each) and, if there are any, `residues.values`, `.positions` and `.offsets`."""
+        (UTF-8, a line each), `centres.<modality>`, and `residues.values`, `.positions` and `.offsets` where there are
+        any."""
         path = Path(path)
         tensors: dict[str, NDArray[Any]] = {
             "fused": self.fused,
@@ -71,6 +74,7 @@ class Embeddings:
         }
         tensors |= {f"alone.{modality}": values for modality, values in self.alone.items()}
         tensors |= {f"present.{modality}": values.astype(np.uint8) for modality, values in self.present.items()}
+        tensors |= {f"centres.{modality}": values for modality, values in self.centres.items()}
         if self.residues:
             tensors |= {f"residues.{name}": values for name, values in vars(self.residues).items()}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,12 +91,14 @@ class Embeddings:
     ) -> list[Hit]:
         """The k best for a query's vectors (modality → [D], each encoded alone), best first; ties in the order of keys.
 
-        A score is the mean cosine over pairs (a modality of the query, one of the protein). By default like with like:
-        sequence with sequence, …; a protein that shares no modality with the query is compared in all pairs. `by`: all
-        pairs with these modalities of the protein. Proteins with nothing to compare are left out.
+        A score is the mean cosine over pairs (a modality of the query, one of the protein), each vector less its
+        modality's centre: what all proteins of a modality have in common is by far the longest part of their vectors,
+        and without subtracting it every query finds the same few proteins.
 
-        Cosines between modalities run lower than within one, so a list which mixes proteins of different modalities
-        mixes scales; name one modality in `by` where that matters.
+        By default like with like: sequence with sequence, …; a protein that shares no modality with the query is
+        compared in all pairs. `by`: all pairs with these modalities of the protein. Proteins with nothing to compare
+        are left out. Cosines between modalities run lower than within one, so a list which mixes proteins of different
+        modalities mixes scales; name one modality in `by` where that matters.
         """
         like, like_pairs = self._cosines(query, [(m, m) for m in query if m in self.present] if by is None else [])
         every, every_pairs = self._cosines(
@@ -110,10 +116,14 @@ class Embeddings:
         """(sum of cosines [N], how many [N]) over (query's, protein's) modalities, where the protein has its one."""
         total, count = np.zeros(len(self)), np.zeros(len(self), np.int64)
         for ours, theirs in pairs:
-            cosine = _unit(self.alone[theirs]) @ _unit(query[ours][None])[0]
+            items, asked = self.alone[theirs] - self._centre(theirs), query[ours][None] - self._centre(ours)
+            cosine = _unit(items) @ _unit(asked)[0]
             total += np.where(self.present[theirs], cosine, 0)
             count += self.present[theirs]
         return total, count
+
+    def _centre(self, modality: Modality) -> NDArray[np.float32] | float:
+        return self.centres.get(modality, 0.0)
 
     @staticmethod
     def load(path: str | Path) -> "Embeddings":
@@ -133,6 +143,7 @@ class Embeddings:
                 present={m: tensors[f"present.{m}"].astype(np.bool_) for m in Modality if f"present.{m}" in tensors},
                 model=about["model"],
                 truncated=_lines(tensors["truncated"]),
+                centres={m: tensors[f"centres.{m}"] for m in Modality if f"centres.{m}" in tensors},
                 residues=None if residues["values"] is None else Residues(**residues),  # type: ignore[arg-type]
             )
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:

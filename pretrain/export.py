@@ -1,7 +1,8 @@
 """A run's newest checkpoint → a folder that says what it is and loads without deepspeed, ray or the run.
 
     config.json         format, model, encoders and their identity, where the weights come from, their hash
-    model.safetensors   `model.*`: projections and fusion encoder; `encoders.*`: the frozen ones. No optimizer state
+    model.safetensors   `model.*`: projections and fusion encoder; `encoders.*`: the frozen ones; `centres.*`: each
+                        modality's mean embedding of training proteins, which search subtracts. No optimizer state
     README.md           the model card
     …                   the encoders' own files, such as a tokenizer
 
@@ -10,7 +11,9 @@ What reconstructs (decoders) stays behind: it served training. The folder is sta
 
 import hashlib
 import json
+import logging
 import shutil
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -22,15 +25,19 @@ from torch import Tensor, nn
 from pretrain import checkpoint, models
 from pretrain.checkpoint import Checkpoint
 from pretrain.config import dump, validate
-from pretrain.data.index import MANIFEST
+from pretrain.data.index import MANIFEST, Dataset
 from pretrain.embeddings import FORMAT
 from pretrain.encoders.bundle import Encoders
 from pretrain.evaluation.card import card
 from pretrain.evaluation.history import History
-from pretrain.inference import CONFIG, WEIGHTS, strip
+from pretrain.inference import CONFIG, WEIGHTS, Exported, strip
 from pretrain.run import RunConfig
+from pretrain.sample import Modality, Sample
 
+CENTRED_ON = 256  # proteins: their mean is known to a sixteenth of their spread
+UNNAMED = {"weights": {"sha256": ""}}  # a model that no file holds yet
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+log = logging.getLogger(__name__)
 
 
 def export(run: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> Path:
@@ -50,6 +57,8 @@ def export(run: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float3
     model = models.build(config.model, encoders.widths())
     found.load_model(model)
     strip(model)
+    seen = training_samples(config.data.path)
+    centres = mean_embeddings(Exported(model.eval(), encoders, UNNAMED, torch.device("cpu")), seen)
     staged = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)  # what an interrupted export left
     staged.mkdir(parents=True)
@@ -62,7 +71,8 @@ def export(run: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float3
         "identity": encoders.identity(),
         "step": found.step,
         "parameters": {"model": _count(model), "encoders": _count(encoders)},
-        "weights": _save(model, encoders, staged / WEIGHTS, dtype),
+        "centred_on": len(seen),
+        "weights": _save(model, encoders, centres, staged / WEIGHTS, dtype),
     }
     (staged / CONFIG).write_text(json.dumps(about, indent=1) + "\n")
     manifest = _manifest(config.data.path)
@@ -92,9 +102,34 @@ def _check_encoders(found: Checkpoint, encoders: Encoders) -> None:
         )
 
 
-def _save(model: nn.Module, encoders: nn.Module, path: Path, dtype: str) -> dict[str, Any]:
+def training_samples(data: Path) -> list[Sample]:
+    """Some CENTRED_ON training proteins, evenly of each group; none, with a warning, where the data is gone."""
+    try:
+        dataset = Dataset.open(data)
+        groups = dataset.groups("train")
+        total = sum(map(len, groups.values()))
+        stride = max(1, -(-total // CENTRED_ON))
+        return [dataset.read("train", name, i) for name, group in groups.items() for i in range(0, len(group), stride)]
+    except ValueError as error:
+        log.warning("no training proteins to centre embeddings on, so search compares them as they are: %s", error)
+        return []
+
+
+def mean_embeddings(model: Exported, samples: Sequence[Sample]) -> dict[Modality, Tensor]:
+    """Modality → [D], the mean over the samples that have it."""
+    seen = [sample for sample in samples if set(sample.modalities) & set(model.modalities)]
+    if not seen:
+        return {}
+    found = model.embed(seen)
+    there = {m: present for m, present in found.present.items() if present.any()}
+    return {m: torch.from_numpy(found.alone[m][present].mean(0)) for m, present in there.items()}
+
+
+def _save(
+    model: nn.Module, encoders: nn.Module, centres: dict[Modality, Tensor], path: Path, dtype: str
+) -> dict[str, Any]:
     """Write the weights; returns what `config.json` says of the file."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {f"centres.{modality}": centre.contiguous() for modality, centre in centres.items()}
     for prefix, module in (("model", model), ("encoders", encoders)):
         for name, tensor in module.state_dict().items():
             kept = tensor.detach().cpu()

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """A trained model with the encoders it names, ready to use. config: the folder's `config.json`."""
+    """A trained model with the encoders it names, ready to use.
+
+    config: the folder's `config.json`. centres: modality → [D], the mean embedding of training proteins.
+    """
 
     model: Amma
     encoders: Encoders
     config: Mapping[str, Any]
     device: torch.device
+    centres: Mapping[Modality, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
@@ -134,8 +138,10 @@ def load(folder: str | Path, device: str = "cpu") -> Exported:
         for prefix, module in (("model.", model), ("encoders.", encoders)):
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
             _fill(module, {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}, data)
+        stored = [m for m in Modality if f"centres.{m}" in file.keys()]  # noqa: SIM118
+        centres = {m: file.get_tensor(f"centres.{m}").float().numpy() for m in stored}
     place = torch.device(device)
-    return Exported(model.to(place).eval(), encoders.to(place).eval(), config, place)
+    return Exported(model.to(place).eval(), encoders.to(place).eval(), config, place, centres)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -273,6 +279,7 @@ def _join(keys: list[str], rows: list[_Row], by: Exported, truncated: tuple[str,
         model=by.sha256,
         truncated=truncated,
         residues=residues,
+        centres=dict(by.centres),
     )
 
 

@@ -23,12 +23,14 @@ class Validation:
 
     loss: Σ weight × mean over the terms. losses: term → mean over its elements on all ranks; a term that counted
         nothing is left out, because a mean over nothing is no result. retrieval: `sequence-structure` → recall over the
-        proteins that have both. samples: proteins seen.
+        proteins that have both. centred: the same after each modality's mean over those proteins is subtracted; it
+        tells whether modalities agree although their clouds lie apart. samples: proteins seen.
     """
 
     loss: float
     losses: dict[str, float]
     retrieval: dict[str, Retrieval]
+    centred: dict[str, Retrieval]
     samples: int
 
     def record(self) -> dict[str, object]:
@@ -72,10 +74,12 @@ def validate(forward: Forward, batches: Iterable[Batch], k: int = 10) -> Validat
                 rows[modality].values.append(values.detach().float().cpu())
                 rows[modality].present.append(present.to("cpu", torch.uint8))
     means, weights = _join(terms)
+    plain, centred = _retrieval(rows, texts, k)
     return Validation(
         loss=sum(weights[name] * mean for name, mean in means.items()),
         losses=means,
-        retrieval=_retrieval(rows, texts, k),
+        retrieval=plain,
+        centred=centred,
         samples=sum(int(n) for n in distributed.gather_objects(samples)),  # type: ignore[call-overload]
     )
 
@@ -100,15 +104,16 @@ def _join(terms: dict[str, list[float]]) -> tuple[dict[str, float], dict[str, fl
     return {name: t[0] / t[1] for name, t in counted.items()}, {name: t[2] for name, t in counted.items()}
 
 
-def _retrieval(rows: dict[Modality, _Rows], texts: list[Tensor], k: int) -> dict[str, Retrieval]:
-    """Recall for each pair of modalities that at least one protein has. Collective: the same calls on every rank."""
+def _retrieval(
+    rows: dict[Modality, _Rows], texts: list[Tensor], k: int
+) -> tuple[dict[str, Retrieval], dict[str, Retrieval]]:
+    """Recall, plain and centred, for each pair of modalities that at least one protein has. Collective: the same calls
+    on every rank."""
     every = {modality: found for modality, part in rows.items() if (found := _gather(part)) is not None}
     codes, _ = distributed.gather_rows(torch.cat([torch.zeros(0, dtype=torch.int64), *texts]).to(_device()))
-    return {
-        f"{a}-{b}": _recall(every, a, b, codes, k)
-        for a, b in combinations(every, 2)
-        if bool((every[a][1] & every[b][1]).any())
-    }
+    pairs = [(a, b) for a, b in combinations(every, 2) if bool((every[a][1] & every[b][1]).any())]
+    plain = {f"{a}-{b}": _recall(every, a, b, codes, k, centre=False) for a, b in pairs}
+    return plain, {f"{a}-{b}": _recall(every, a, b, codes, k, centre=True) for a, b in pairs}
 
 
 def _gather(part: _Rows) -> tuple[Tensor, Tensor] | None:
@@ -121,11 +126,13 @@ def _gather(part: _Rows) -> tuple[Tensor, Tensor] | None:
     return values, present.bool()
 
 
-def _recall(every: Embedded, a: Modality, b: Modality, codes: Tensor, k: int) -> Retrieval:
+def _recall(every: Embedded, a: Modality, b: Modality, codes: Tensor, k: int, centre: bool) -> Retrieval:
     both = every[a][1] & every[b][1]
+    rows = [every[m][0][both].double() for m in (a, b)]
+    rows = [each - each.mean(0) for each in rows] if centre else rows
     texts = codes[both].tolist() if Modality.FUNCTION in (a, b) else None
     try:
-        return recall_at_k(every[a][0][both], every[b][0][both], k, texts)
+        return recall_at_k(rows[0], rows[1], k, texts)
     except ValueError as error:
         raise ValueError(f"validation, {a}-{b}: {error}") from error
 

@@ -4,8 +4,6 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from importlib import metadata
 from pathlib import Path
@@ -13,8 +11,8 @@ from typing import Any
 
 from pretrain.evaluation import figures, page
 from pretrain.evaluation.card import SOURCE_COLUMNS, source_notes, source_rows
+from pretrain.evaluation.facts import Facts
 from pretrain.evaluation.history import History
-from pretrain.evaluation.map import Map
 from pretrain.sample import Modality
 
 SPLITS = ("train", "valid", "test")
@@ -22,38 +20,9 @@ EXAMPLES = 3  # rejected items named per reason
 PACKAGES = ("torch", "deepspeed", "ray", "transformers", "torch-geometric", "numpy", "safetensors", "gemmi", "pydantic")
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Everything the sections read: plain data. An empty table means that the part is not there."""
-
-    manifest: dict[str, Any]
-    rejected: tuple[dict[str, Any], ...]
-    history: History
-    config: dict[str, Any]
-    model: dict[str, Any]
-    map: Map | None
-
-    @property
-    def splits(self) -> dict[str, dict[str, int]]:
-        """Split → group → samples."""
-        splits = self.manifest.get("splits", {})
-        return {split: {name: group["samples"] for name, group in groups.items()} for split, groups in splits.items()}
-
-    @property
-    def samples(self) -> int:
-        return sum(sum(groups.values()) for groups in self.splits.values())
-
-
 def write_report(out: Path, data: Path, run: Path, model: Path) -> Path:
     """Write the page to `out` (an .html file) and return it. data, run, model: folders, also missing or unfinished."""
-    facts = Facts(
-        manifest=_json(data / "manifest.json"),
-        rejected=_rejected(data / "rejected.jsonl"),
-        history=History.read(run),
-        config=_json(run / "config.json"),
-        model=_json(model / "config.json"),
-        map=Map.draw(data, model),
-    )
+    facts = Facts.read(data, run, model)
     out.parent.mkdir(parents=True, exist_ok=True)
     staged = out.with_name(f".{out.name}.partial")
     staged.write_text(render(facts), encoding="utf-8")
@@ -221,16 +190,28 @@ def _retrieval(facts: Facts) -> str:
             found["recall"], f"--{a}", found["chance"], f"recall {found['recall']:.2f}, chance {found['chance']:.2f}"
         )
         mean, chance, there, back = (f"{found[part]:.0%}" for part in ("recall", "chance", "forward", "backward"))
+        rank = f"{found['median_rank']:g} of {found['n']}"
+        other = last.get("centred", {}).get(pair)
+        centred = (f"{other['recall']:.0%}", f"{other['median_rank']:g}") if other else ("–", "–")
         name = f"{escape(a)} – {escape(b)}"
-        rows.append(
-            [name, bar, mean, chance, str(found["n"]), there, back, f"{found['median_rank']:g} of {found['n']}"]
-        )
+        rows.append([name, bar, mean, chance, str(found["n"]), there, back, rank, *centred])
     k = next(iter(last["retrieval"].values()))["k"]
-    columns = ["|pair", f"=recall at {k}", "#mean", "#chance", "#N", "#there", "#back", "#median rank"]
+    columns = [
+        "|pair",
+        f"=recall at {k}",
+        "#mean",
+        "#chance",
+        "#N",
+        "#there",
+        "#back",
+        "#median rank",
+        "#centred",
+        "#its rank",
+    ]
     note = (
         f"Held-out proteins at step {last['step']:,}, each modality encoded alone. There: the second found for the "
         "first; back: the reverse. The tick is what a random order reaches. Ties count against "
-        "the query; equal texts are one."
+        "the query; equal texts are one. Centred: less each modality's mean, as search compares."
     )
     few = min(found["n"] for found in last["retrieval"].values())
     warning = (
@@ -321,17 +302,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON table, or an empty one where there is no such file or it is damaged: a report shows what there is."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _rejected(path: Path) -> tuple[dict[str, Any], ...]:
-    lines: Sequence[str] = path.read_text().splitlines() if path.is_file() else []
-    return tuple(json.loads(line) for line in lines if line.strip())

@@ -108,3 +108,26 @@ def test_what_is_no_table_is_refused(tmp_path):
 def test_long_lists_are_shortened():
     assert named(["a", "b"]) == "a, b"
     assert named([str(i) for i in range(25)]).endswith("8, 9 and 15 more")
+
+
+def test_what_a_modality_has_in_common_is_subtracted():
+    """With a long common part every query finds the same protein; less the centres each finds its own."""
+    random = np.random.default_rng(0)
+    own = random.normal(size=(6, 8)).astype(np.float32)
+    common = {SEQUENCE: np.full(8, 50, np.float32), FUNCTION: np.linspace(-60, 60, 8).astype(np.float32)}
+    alone = {SEQUENCE: own + common[SEQUENCE]}
+    there = {SEQUENCE: np.ones(6, np.bool_)}
+    keys = tuple("abcdef")
+    raw = Embeddings(keys, own, alone, there, MODEL)
+    centred = Embeddings(keys, own, alone, there, MODEL, centres=common)
+    texts = [{FUNCTION: own[i] + common[FUNCTION]} for i in range(6)]
+    assert len({raw.nearest(text, 1)[0].key for text in texts}) < 6
+    assert [centred.nearest(text, 1)[0].key for text in texts] == list(keys)
+    assert centred.nearest(texts[0], 1)[0].score == pytest.approx(1, abs=1e-4)
+
+
+def test_centres_go_to_disk_and_back(tmp_path):
+    saved = table()
+    saved.centres[SEQUENCE] = np.array([0.5, -2], np.float32)
+    saved.save(tmp_path / "e")
+    assert Embeddings.load(tmp_path / "e").centres[SEQUENCE].tolist() == [0.5, -2]

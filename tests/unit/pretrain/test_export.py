@@ -5,12 +5,14 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from pretrain import checkpoint
-from pretrain.export import export
+from pretrain.export import export, mean_embeddings, training_samples
+from pretrain.inference import load
 
 
 def test_the_weights_are_the_checkpoints(trained_run, exported):
@@ -54,6 +56,23 @@ def test_the_card_is_plain_about_it(exported):
     ]:
         assert part in card, part
     assert "/tmp" not in card
+
+
+def test_centres_are_means_of_training_proteins(exported, samples):
+    model = load(exported)
+    centres = mean_embeddings(model, samples)
+    found = model.embed(samples)
+    for modality, centre in centres.items():
+        rows = [found.alone[modality][i] for i in range(len(samples)) if modality in samples[i].modalities]
+        assert np.abs(np.mean(rows, axis=0) - centre.numpy()).max() < 1e-6
+    assert set(centres) == {modality for sample in samples for modality in sample.modalities}
+    assert mean_embeddings(model, []) == {}
+
+
+def test_without_its_data_a_model_is_not_centred(exported, tmp_path, caplog):
+    assert json.loads((exported / "config.json").read_text())["centred_on"] == 0  # the fixture's has no shards
+    assert training_samples(tmp_path) == []
+    assert "compares them as they are" in caplog.text
 
 
 def test_bfloat16_halves_the_file(trained_run, exported, tmp_path):

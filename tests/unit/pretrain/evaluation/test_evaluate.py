@@ -87,6 +87,20 @@ def test_retrieval_is_over_proteins_that_have_both():
     assert found["sequence-function"].chance > 2 / 7  # two proteins share a text
 
 
+def test_centred_retrieval_sees_through_an_offset():
+    """Modalities that agree but for a long common vector: plain recall suffers, centred does not."""
+
+    def shifted(batch):
+        losses, embedded = forward(batch)
+        values, present = embedded[SEQUENCE]
+        offset = torch.linspace(-99, 99, values.shape[1])
+        return losses, {SEQUENCE: (values + offset, present), STRUCTURE: (values - 7 * offset, present)}
+
+    found = validate(shifted, cut([5, 3]), k=1)
+    assert found.centred["sequence-structure"].recall == 1.0
+    assert found.retrieval["sequence-structure"].recall < 0.6
+
+
 def test_nothing_to_validate_is_an_empty_result():
     found = validate(forward, [])
     assert (found.losses, found.retrieval, found.samples, found.loss) == ({}, {}, 0, 0)

@@ -13,10 +13,11 @@ import pytest
 
 from pretrain.embeddings import Hit
 from pretrain.evaluation import figures
+from pretrain.evaluation.facts import Facts
 from pretrain.evaluation.figures import Scatter, Series, chart, number, scatter, thin, ticks
 from pretrain.evaluation.history import History
 from pretrain.evaluation.map import Map, Search, tsne
-from pretrain.evaluation.report import Facts, render, write_report
+from pretrain.evaluation.report import render, write_report
 from pretrain.sample import Modality
 
 MANIFEST = {
