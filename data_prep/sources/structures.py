@@ -18,10 +18,11 @@ import numpy as np
 
 from data_prep.records import Items, Rejection, StructureRecord
 from data_prep.sources.files import Files, SourceError, load, rows, text
+from data_prep.sources.uniprot import accession
 from pretrain.config import Config
 from pretrain.sample import BACKBONE
 
-MODEL = re.compile(r"AF-(?P<accession>[A-Z0-9]+)-F(?P<fragment>\d+)")
+MODEL = re.compile(r"AF-(?P<accession>[A-Z0-9]+)-F\d+")
 ENTRY = re.compile(r"([0-9][A-Za-z0-9]{3})(?:_[A-Za-z0-9]+)?")
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 DBREF = (
@@ -90,7 +91,7 @@ class Structures(Files):
                 )
             label = model[0] if model else f"{entry}_{UNSAFE.sub('-', chain.name)}"
             record = _chain(residues, self.atoms, reference, predicted)
-            key = reference.accession if reference else f"pdb_{label}"
+            key = accession(reference.accession) if reference else f"pdb_{label}"
             length = len(record["letters"]) if record else 0
             if not record or length < self.min_residues:
                 yield Rejection(
@@ -138,8 +139,7 @@ def _open(name: str, data: bytes) -> tuple[gemmi.Structure, References]:
         else:
             structure = gemmi.read_pdb_string(data)
             references = _pdb_references(text(name, data))
-            header = structure.info["_entry.id"] if "_entry.id" in structure.info else ""
-            structure.name = header or stem.stem
+            structure.name = dict(structure.info.items()).get("_entry.id") or stem.stem
     except (ValueError, RuntimeError, IndexError) as error:
         raise SourceError(
             "unparsable_structure", f"{name}: not a readable {stem.suffix or 'structure'} file: {error}"
@@ -163,9 +163,9 @@ def _cif_references(block: gemmi.cif.Block) -> References:
     """UniProt rows of `_struct_ref_seq` by chain; of `_struct_ref` by entity where there is no range."""
     predicted = any(name.startswith("_ma_qa_metric") for name in block.get_mmcif_category_names())
     uniprot: dict[str, str] = {}
-    for identifier, database, accession in block.find("_struct_ref.", ["id", "db_name", "pdbx_db_accession"]):
+    for identifier, database, protein in block.find("_struct_ref.", ["id", "db_name", "pdbx_db_accession"]):
         if database in ("UNP", "TREMBL", "SWS"):
-            uniprot[identifier] = gemmi.cif.as_string(accession)
+            uniprot[identifier] = gemmi.cif.as_string(protein)
     chains: dict[str, Reference] = {}
     tags = ["ref_id", "pdbx_strand_id", "db_align_beg", "db_align_end", "?seq_align_beg", "?seq_align_end"]
     for row in block.find("_struct_ref_seq.", tags):
@@ -185,9 +185,9 @@ def _pdb_references(content: str) -> References:
         if line.startswith(("ATOM", "MODEL")):
             break
         if line.startswith("DBREF ") and line[26:32].strip() == "UNP":
-            chain, _, accession, first, begin, end = (line[part].strip() for part in DBREF)
+            chain, _, protein, first, begin, end = (line[part].strip() for part in DBREF)
             _keep_longest(
-                chains, chain, Reference(accession, _number(begin), _number(end), _number(first), _number(line[20:24]))
+                chains, chain, Reference(protein, _number(begin), _number(end), _number(first), _number(line[20:24]))
             )
         elif line.startswith("DBREF1") and line[26:32].strip() == "UNP":
             pending = line
@@ -280,7 +280,7 @@ def _corrected(record: StructureRecord, manifest: dict[str, dict[str, str]]) -> 
     row = manifest.get(Path(record.source).name) or manifest.get(record.id.lower())
     if not row:
         return record
-    known: dict[str, Any] = {"key": row["accession"]} if row.get("accession") else {}
+    known: dict[str, Any] = {"key": accession(row["accession"])} if row.get("accession") else {}
     known |= {name: int(row[name]) for name in ("begin", "end") if row.get(name)}
     if row.get("resolution") and record.confidence is None:
         known["resolution"] = float(row["resolution"])

@@ -106,6 +106,12 @@ def test_alphafold_models_are_known_by_name_and_have_confidence(tmp_path):
     assert np.unique(record.confidence).tolist() == [50.0]
 
 
+def test_a_chain_filed_under_a_model_belongs_to_its_protein(tmp_path):
+    (tmp_path / "named.tsv").write_text("file\tuniprot\nx.pdb\tAF-Q12809-F1\n")
+    (record,) = read(tmp_path, pdb(), manifest="named.tsv")
+    assert record.key == "Q12809"
+
+
 def test_the_name_of_a_model_is_believed_before_its_dbref(tmp_path):
     """As AlphaFold DB writes it, columns shifted by a long accession."""
     dbref = "DBREF  XXXX A    1   384  UNP    A0A2Y9FRR4 A0A2Y9FRR4_PHYMC      1    384\n"
