@@ -23,12 +23,19 @@ SMALL = (
 )  # fmt: skip
 
 
-def start(data: Path, out: Path, ranks: int, *overrides: str) -> list[subprocess.Popen[str]]:
+def start(
+    data: Path,
+    out: Path,
+    ranks: int,
+    *overrides: str,
+    config: str = "configs/amma/tiny.toml",
+    small: tuple[str, ...] = SMALL,
+) -> list[subprocess.Popen[str]]:
     """The ranks of one run, started; what they print goes to `out`.txt."""
     port = _free_port()
     out.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pretrain.train", "configs/amma/tiny.toml"]
-    command += [*SMALL, f"data.path={data}", f"out={out}", *overrides]
+    command = [sys.executable, "-m", "pretrain.train", config]
+    command += [*small, f"data.path={data}", f"out={out}", *overrides]
     processes = []
     for rank in range(ranks):
         environment = os.environ | {
@@ -40,14 +47,14 @@ def start(data: Path, out: Path, ranks: int, *overrides: str) -> list[subprocess
     return processes
 
 
-def finish(processes: list[subprocess.Popen[str]], out: Path, expect: int = 0) -> None:
+def finish(processes: list[subprocess.Popen[str]], out: Path, expect: int = 0, wait: float = 240) -> None:
     """Wait for all ranks; fail with what they printed unless each exits with `expect`."""
-    codes = [process.wait(timeout=240) for process in processes]
+    codes = [process.wait(timeout=wait) for process in processes]
     assert codes == [expect] * len(codes), f"exit codes {codes}:\n{out.with_suffix('.txt').read_text()[-4000:]}"
 
 
-def train(data: Path, out: Path, ranks: int, *overrides: str) -> None:
-    finish(start(data, out, ranks, *overrides), out)
+def train(data: Path, out: Path, ranks: int, *overrides: str, wait: float = 240, **which: Any) -> None:
+    finish(start(data, out, ranks, *overrides, **which), out, wait=wait)
 
 
 def wait_for_step(out: Path, step: int, processes: list[subprocess.Popen[str]]) -> None:
