@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 import gemmi
 import numpy as np
+import pydantic
 
 from data_prep.records import Items, Rejection, StructureRecord
 from data_prep.sources.files import Files, SourceError, load, rows, text
@@ -24,6 +26,8 @@ from pretrain.sample import BACKBONE
 
 MODEL = re.compile(r"AF-(?P<accession>[A-Z0-9]+)-F\d+")
 ENTRY = re.compile(r"([0-9][A-Za-z0-9]{3})(?:_[A-Za-z0-9]+)?")
+PROTEIN = (gemmi.PolymerType.PeptideL, gemmi.PolymerType.PeptideD)
+Observed = tuple[gemmi.Residue, dict[int, gemmi.Atom]]  # a residue, and those of its atoms that are taken, by slot
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 DBREF = (
     slice(12, 13),
@@ -58,52 +62,42 @@ class Structures(Files):
     on_error: Literal["stop", "reject"] = "reject"
     slice: int = 256
     atoms: tuple[str, ...] = BACKBONE[:3]
-    min_residues: int = 20
+    min_residues: int = pydantic.Field(20, ge=1)
     accession: Literal["file", "folder"] = "file"
     manifest: str | None = None
     columns: ManifestColumns = ManifestColumns()
 
     def read(self, root: Path, names: tuple[str, ...], home: Path | None = None) -> Items:
-        known = (
-            _manifest(home or root, self.manifest, tuple(self.columns.model_dump().items())) if self.manifest else {}
-        )  # a broken one stops the run
+        columns = tuple(self.columns.model_dump().items())
+        known = _manifest(home or root, self.manifest, columns) if self.manifest else {}  # a broken one stops the run
         for item in super().read(root, names):
             yield _corrected(item, known) if isinstance(item, StructureRecord) else item
 
     def parse(self, name: str, data: bytes) -> Items:
         structure, references = _open(name, data)
+        chains = [chain for chain in structure[0] if chain.get_polymer().check_polymer_type() in PROTEIN]
+        if not chains:
+            problem = f"{name}: no polypeptide chain among {len(structure[0])} chains; leave the file out"
+            raise SourceError("no_protein_chain", problem)
         model = MODEL.search(name) or MODEL.search(structure.name)
-        predicted = bool(model) or references.predicted
-        if model:  # DBREF in AlphaFold's PDB files loses the end of a ten-letter accession, the file's name does not
-            told = {chain: each for chain, each in references.chains.items() if each.accession == model["accession"]}
-            references = References(told or {"": Reference(model["accession"])}, predicted)
-        entry = _entry_name(name, structure.name)
-        found = 0
-        for chain in structure[0]:
-            residues = chain.get_polymer()
-            if residues.check_polymer_type() not in (gemmi.PolymerType.PeptideL, gemmi.PolymerType.PeptideD):
-                continue
-            found += 1
+        if model:
+            references = references.of_model(model["accession"])
+        for chain in chains:
+            label = model[0] if model else f"{_entry_name(name, structure.name)}_{UNSAFE.sub('-', chain.name)}"
             reference = references.of(chain.name)
             if self.accession == "folder":
-                reference = Reference(
-                    Path(name).parent.name, reference and reference.begin, reference and reference.end
-                )
-            label = model[0] if model else f"{entry}_{UNSAFE.sub('-', chain.name)}"
-            record = _chain(residues, self.atoms, reference, predicted)
+                reference = replace(reference or Reference(""), accession=Path(name).parent.name)
             key = accession(reference.accession) if reference else f"pdb_{label}"
-            length = len(record["letters"]) if record else 0
-            if not record or length < self.min_residues:
-                yield Rejection(
-                    "short_chain", key, name, f"{label}: {length} residues, min_residues is {self.min_residues}"
-                )
+            residues = list(_residues(chain.get_polymer(), self.atoms))
+            if len(residues) < self.min_residues:
+                problem = f"{label}: {len(residues)} residues, min_residues is {self.min_residues}"
+                yield Rejection("short_chain", key, name, problem)
+                continue
+            record = _record(key, name, label, residues, self.atoms, reference or Reference(""))
+            if references.predicted:
+                yield replace(record, confidence=_confidence(residues))
             else:
-                resolution = None if predicted else structure.resolution or None
-                yield StructureRecord(key=key, source=name, id=label, resolution=resolution, atoms=self.atoms, **record)
-        if not found:
-            raise SourceError(
-                "no_protein_chain", f"{name}: no polypeptide chain among {len(structure[0])} chains; leave the file out"
-            )
+                yield replace(record, resolution=structure.resolution or None)
 
 
 @dataclass(frozen=True)
@@ -126,6 +120,11 @@ class References:
 
     def of(self, chain: str) -> Reference | None:
         return self.chains.get(chain) or self.chains.get("")
+
+    def of_model(self, accession: str) -> "References":
+        """What is left when the protein is known: DBREF in AlphaFold's PDB files loses the end of a long accession."""
+        told = {chain: each for chain, each in self.chains.items() if each.accession == accession}
+        return References(told or {"": Reference(accession)}, predicted=True)
 
 
 def _open(name: str, data: bytes) -> tuple[gemmi.Structure, References]:
@@ -210,47 +209,18 @@ def _number(field: str) -> int | None:
     return int(field) if re.fullmatch(r"-?\d+", field.strip()) else None
 
 
-def _chain(
-    residues: gemmi.ResidueSpan, atoms: tuple[str, ...], reference: Reference | None, predicted: bool
-) -> dict[str, Any] | None:
-    """The arrays of one chain's residues that have any of the atoms; None if none has.
+def _residues(residues: gemmi.ResidueSpan, atoms: tuple[str, ...]) -> Iterator[Observed]:
+    """Each residue with at least one of the atoms, finite and best occupied.
 
     Of residues that share one number (microheterogeneity) the better occupied one stays.
     """
-    chosen = list(_residues(residues, atoms))
-    if not chosen:
-        return None
-    coordinates = np.zeros((len(chosen), len(atoms), 3), dtype=np.float32)
-    mask = np.zeros((len(chosen), len(atoms)), dtype=bool)
-    for i, (_, places) in enumerate(chosen):
-        for slot, atom in places.items():
-            coordinates[i, slot] = atom.pos.tolist()
-            mask[i, slot] = True
-    letters = "".join(
-        gemmi.find_tabulated_residue(residue.name).one_letter_code.upper() for residue, _ in chosen
-    ).replace(" ", "X")
-    number = _numbers([residue for residue, _ in chosen])
-    begin, end, shift = (reference.begin, reference.end, None) if reference else (None, None, None)
-    if reference and reference.first is not None and reference.begin is not None:
-        shift = reference.begin - 1 - reference.first
-    confidence = (
-        np.array([next(iter(places.values())).b_iso for _, places in chosen], dtype=np.float32) if predicted else None
-    )
-    fields = {"letters": letters, "coordinates": coordinates, "mask": mask, "number": number, "confidence": confidence}
-    return {**fields, "begin": begin, "end": end, "shift": shift}
-
-
-def _residues(
-    residues: gemmi.ResidueSpan, atoms: tuple[str, ...]
-) -> Iterator[tuple[gemmi.Residue, dict[int, gemmi.Atom]]]:
-    """(residue, {slot: atom}) of each residue with at least one of the atoms, finite and best occupied."""
     slots = {name: slot for slot, name in enumerate(atoms)}
-    held: tuple[gemmi.Residue, dict[int, gemmi.Atom]] | None = None
+    held: Observed | None = None
     for residue in residues:
         places: dict[int, gemmi.Atom] = {}
         for atom in residue:
             slot = slots.get(atom.name)
-            if slot is not None and (slot not in places or atom.occ > places[slot].occ) and np.isfinite(atom.pos.x):
+            if slot is not None and (slot not in places or atom.occ > places[slot].occ) and isfinite(atom.pos.x):
                 places[slot] = atom
         if not places:
             continue
@@ -263,6 +233,37 @@ def _residues(
         held = (residue, places)
     if held:
         yield held
+
+
+def _record(
+    key: str, source: str, label: str, residues: list[Observed], atoms: tuple[str, ...], reference: Reference
+) -> StructureRecord:
+    coordinates = np.zeros((len(residues), len(atoms), 3), dtype=np.float32)
+    mask = np.zeros((len(residues), len(atoms)), dtype=bool)
+    for i, (_, places) in enumerate(residues):
+        for slot, atom in places.items():
+            coordinates[i, slot] = atom.pos.tolist()
+            mask[i, slot] = True
+    codes = (gemmi.find_tabulated_residue(residue.name).one_letter_code.upper() for residue, _ in residues)
+    begin, first = reference.begin, reference.first
+    return StructureRecord(
+        key=key,
+        source=source,
+        id=label,
+        letters="".join(codes).replace(" ", "X"),
+        atoms=atoms,
+        coordinates=coordinates,
+        mask=mask,
+        number=_numbers([residue for residue, _ in residues]),
+        begin=begin,
+        end=reference.end,
+        shift=None if begin is None or first is None else begin - 1 - first,
+    )
+
+
+def _confidence(residues: list[Observed]) -> np.ndarray:
+    """pLDDT, which a model has in the B-factors of a residue's atoms, the same in all."""
+    return np.array([next(iter(places.values())).b_iso for _, places in residues], dtype=np.float32)
 
 
 def _numbers(residues: list[gemmi.Residue]) -> np.ndarray:

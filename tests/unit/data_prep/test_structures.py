@@ -113,7 +113,7 @@ def test_a_chain_filed_under_a_model_belongs_to_its_protein(tmp_path):
 
 
 def test_the_name_of_a_model_is_believed_before_its_dbref(tmp_path):
-    """As AlphaFold DB writes it, columns shifted by a long accession."""
+    """As AlphaFold DB writes it: a ten-letter accession shifts the columns."""
     dbref = "DBREF  XXXX A    1   384  UNP    A0A2Y9FRR4 A0A2Y9FRR4_PHYMC      1    384\n"
     (record,) = read(tmp_path, dbref + pdb(), "AF-A0A2Y9FRR4-F1-model_v4.pdb")
     assert (record.key, record.begin, record.end) == ("A0A2Y9FRR4", None, None)
