@@ -1,6 +1,6 @@
 """Where an exported model puts a data set's proteins: t-SNE of each modality alone, and texts that look for theirs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -33,14 +33,19 @@ class Search:
 
 
 @dataclass(frozen=True, eq=False)
-class Map:
-    """classes: one cloud per modality; empty, with a `note` that says why, where there is too little to draw.
+class Panel:
+    """classes: one cloud per modality. links: between the modalities of one held-out protein."""
 
-    links: between the modalities of one held-out protein.
-    """
-
+    title: str
     classes: tuple[Scatter, ...]
     links: tuple[tuple[tuple[float, float], tuple[float, float]], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """panels: the same points as they are and centred; none, with a `note` that says why, where there is too little."""
+
+    panels: tuple[Panel, ...]
     searches: tuple[Search, ...]
     note: str
 
@@ -52,7 +57,7 @@ class Map:
         model, dataset = inference.load(folder), Dataset.open(data)
         held_out, trained = (_samples(dataset, split) for split in (HELD_OUT, TRAINED))
         if not held_out and not trained:
-            return Map((), (), (), "The data set has no proteins to draw.")
+            return Map((), (), "The data set has no proteins to draw.")
         embeddings = model.embed(held_out + trained)
         searches = tuple(_searches(model, embeddings, held_out))
         return _project(embeddings, len(held_out), len(trained), searches)
@@ -72,40 +77,61 @@ def _samples(dataset: Dataset, split: str) -> list[Sample]:
 
 
 def _project(embeddings: Embeddings, held_out: int, trained: int, searches: tuple[Search, ...]) -> Map:
-    rows = [(modality, i) for modality, present in embeddings.present.items() for i in np.flatnonzero(present).tolist()]
-    if len(rows) < FEWEST:
-        return Map((), (), searches, f"There are {len(rows)} embeddings; a t-SNE of fewer than {FEWEST} shows nothing.")
-    points, perplexity = tsne(np.stack([embeddings.alone[modality][i] for modality, i in rows]))
-    at = {row: (float(x), float(y)) for row, (x, y) in zip(rows, points, strict=True)}
-    classes = []
-    for modality in embeddings.present:
-        own = [i for m, i in rows if m == modality]
-        if own:
-            spots = np.array([at[modality, i] for i in own])
-            titles = [f"{embeddings.keys[i]}, {modality}" for i in own]
-            classes.append(Scatter(str(modality), spots, f"--{modality}", titles, [i >= held_out for i in own]))
-    links = [
-        (at[a, i], at[b, i])
-        for i in range(held_out)
-        for a, b in combinations([m for m, present in embeddings.present.items() if present[i]], 2)
-    ]
-    note = (
-        f"A point is one modality of one protein, encoded alone. Full: the {held_out} held-out proteins, each one's "
-        f"modalities linked; rings: {trained} that were trained on. t-SNE by cosine, perplexity {perplexity:g}, fixed "
-        "seed. Clouds apart by modality mean that the modality decides where a point lies; short links mean that the "
-        "protein does. Distances between clouds mean nothing."
+    there = {m: np.flatnonzero(present) for m, present in embeddings.present.items() if present.any()}
+    count = sum(map(len, there.values()))
+    if count < FEWEST:
+        return Map((), searches, f"There are {count} embeddings; a t-SNE of fewer than {FEWEST} shows nothing.")
+    raw = {m: embeddings.alone[m][rows] for m, rows in there.items()}
+    centred = {m: rows - rows.mean(0) for m, rows in raw.items()}
+    panels = (
+        _panel("as they are", raw, there, embeddings.keys, held_out),
+        _panel("less each modality's mean", centred, there, embeddings.keys, held_out),
     )
-    return Map(tuple(classes), tuple(links), searches, note)
+    note = (
+        f"t-SNE. A point is one modality of one protein, encoded alone. Full: the {held_out} held-out proteins, each "
+        f"one's modalities linked; rings: {trained} that were trained on. Clouds apart by modality mean that the "
+        "modality decides where a point lies; short links mean that the protein does. Distances between clouds mean "
+        "nothing. By cosine, fixed seed."
+    )
+    return Map(panels, searches, note)
 
 
-def tsne(rows: NDArray[np.floating]) -> tuple[NDArray[np.floating], float]:
-    """([N, 2], perplexity): t-SNE by cosine distance; perplexity 30, or less where there are few points. N ≥ 4."""
+def _panel(
+    title: str,
+    values: Mapping[Modality, NDArray[np.floating]],
+    there: Mapping[Modality, NDArray[np.integer]],
+    keys: Sequence[str],
+    held_out: int,
+) -> Panel:
+    """values: modality → [n, D]; there: modality → int [n], the proteins they are of, the first `held_out` held out."""
+    places = iter(tsne(np.concatenate(list(values.values()))))
+    at = {(m, int(i)): next(places) for m, rows in there.items() for i in rows}
+    classes = [
+        Scatter(
+            str(m),
+            np.array([at[m, i] for i in rows.tolist()]),
+            f"--{m}",
+            [f"{keys[i]}, {m}" for i in rows.tolist()],
+            [i >= held_out for i in rows.tolist()],
+        )
+        for m, rows in there.items()
+    ]
+    links = [
+        ((float(at[a, i][0]), float(at[a, i][1])), (float(at[b, i][0]), float(at[b, i][1])))
+        for i in range(held_out)
+        for a, b in combinations([m for m in there if (m, i) in at], 2)
+    ]
+    return Panel(title, tuple(classes), tuple(links))
+
+
+def tsne(rows: NDArray[np.floating]) -> NDArray[np.floating]:
+    """[N, 2]: t-SNE by cosine distance; perplexity 30, or less where there are few points. N ≥ 4."""
     from sklearn.manifold import TSNE
 
     perplexity = float(min(30, max(2, (len(rows) - 1) // 4)))
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     model = TSNE(2, perplexity=perplexity, metric="cosine", init="random", learning_rate="auto", random_state=0)
-    return model.fit_transform(unit.astype(np.float64)), perplexity
+    return model.fit_transform(unit.astype(np.float64))
 
 
 def _searches(model: Exported, embeddings: Embeddings, held_out: Sequence[Sample]) -> list[Search]:

@@ -28,8 +28,7 @@ p { margin:.5em 0 .9em; max-width:68ch; } .lead { font-size:1.07rem; color:var(-
 .charts { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr)); gap:14px; margin:16px 0; }
 figure { margin:0; background:var(--card); border:1px solid var(--line); border-radius:10px; padding:14px 14px 8px;
   min-width:0; } figcaption { margin:6px 0 4px; }
-.wide { display:grid; grid-template-columns:minmax(0,560px) minmax(220px,1fr); gap:24px; align-items:start; }
-@media (max-width:760px) { .wide { grid-template-columns:1fr; } section { margin-top:32px; }
+@media (max-width:760px) { section { margin-top:32px; }
   main { padding-top:26px; } }
 svg { display:block; width:100%; height:auto; overflow:visible; } svg text { fill:var(--soft); font-size:10.5px; }
 svg .grid { stroke:var(--line); stroke-width:1; } svg polyline { fill:none; stroke-linejoin:round; stroke-width:1.9; }

@@ -226,13 +226,12 @@ def _map(facts: Facts) -> str:
     title, drawn = "The modalities' embeddings", facts.map
     if drawn is None:
         return page.section(title, page.none("There is no exported model yet, or no data set to embed with it."))
-    if not drawn.classes:
+    if not drawn.panels:
         return page.section(title, page.none(drawn.note))
-    legend = page.key([(one.color, f"{one.label} ({len(one.points)})") for one in drawn.classes])
-    drawing = page.figure("t-SNE", figures.scatter("t-SNE of the modalities' embeddings", drawn.classes, drawn.links))
-    return page.section(
-        title, f'<div class="wide">{drawing}<div>{legend}<p class="note">{escape(drawn.note)}</p></div></div>'
-    )
+    legend = page.key([(one.color, f"{one.label} ({len(one.points)})") for one in drawn.panels[0].classes])
+    panels = [page.figure(one.title, figures.scatter(one.title, one.classes, one.links)) for one in drawn.panels]
+    note = f'<p class="note">{escape(drawn.note)}</p>'
+    return page.section(title, note, legend, f'<div class="charts">{"".join(panels)}</div>')
 
 
 def _search(facts: Facts) -> str:

@@ -76,7 +76,7 @@ def test_residues_of_a_structure_keep_its_positions(samples, embeddings):
 def test_embeddings_go_to_disk_and_back(tmp_path, model, samples, embeddings):
     embeddings.save(tmp_path / "e.safetensors")
     found = Embeddings.load(tmp_path / "e.safetensors")
-    assert np.array_equal(found.residues.values, embeddings.residues.values)
+    assert found.residues and np.array_equal(found.residues.values, embeddings.residues.values)
     assert model.search(samples[3], found) == model.search(samples[3], embeddings)
 
 
