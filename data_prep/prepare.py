@@ -231,6 +231,7 @@ def provenance(config: PrepareConfig, number: int, parsed: Sequence[Parsed]) -> 
     for each in mine:
         records.update(each.records)
     about = {"kind": source.kind, "path": list(source.patterns), "name": source.name, "release": source.release}
+    about |= {"licence": source.licence, "note": source.note}
     return {**about, **_hash(file for each in mine for file in each.seen), "records": dict(sorted(records.items()))}
 
 

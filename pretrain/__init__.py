@@ -1,1 +1,1 @@
-"""Shards to a trained, exported model. Deliberately empty: a Ray worker reading `pretrain.sample` must not load torch."""
+"""Shards to a trained, exported model. Deliberately empty: a Ray worker reading `pretrain.sample` loads no torch."""

@@ -1,6 +1,6 @@
-"""What flows through a step: a `Batch` before the encoders, `Features` after them, `Losses` at the end. Nothing is padded.
+"""What flows through a step: a `Batch` before the encoders, `Features` after them, `Losses` at the end.
 
-A modality's rows for the whole batch lie end to end, `offsets[B + 1]` says where each protein's begin and end, and an
+Nothing is padded. A modality's rows for the whole batch lie end to end, `offsets[B + 1]` says where each protein's begin and end, and an
 absent modality is a segment of length zero. Before the encoders modalities differ, so `Batch` has a field for each;
 after them all are `Tokens`.
 """
@@ -57,7 +57,7 @@ class Structures:
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """ids: int64 [N], the text encoder's word pieces without BOS/EOS, of one drawn text per protein. offsets: int64 [B + 1]."""
+    """ids: int64 [N], the text encoder's word pieces without BOS/EOS, one drawn text per protein. offsets: int64 [B + 1]."""
 
     ids: Tensor
     offsets: Tensor
@@ -65,7 +65,7 @@ class Texts:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """pixels: float32 [I, 4, H, W] in 0..1, planes as `pretrain.sample.CHANNELS`, 0 where `present` [I, 4] bool is False.
+    """pixels: float32 [I, 4, H, W] in 0..1, planes as `pretrain.sample.CHANNELS`, 0 where `present` (bool [I, 4]) is not.
 
     offsets: int64 [B + 1], counting images (a protein may have several).
     """
@@ -79,8 +79,8 @@ class Images:
 class Batch:
     """A micro-batch of B proteins, B ≥ 0.
 
-    slots: int64 [B], each protein's place in its step; with `seed` and `step` it keys every random draw, so a draw is the
-        same on whatever rank and micro-batch the protein lands.
+    slots: int64 [B], each protein's place in its step; with `seed` and `step` it keys every random draw, so a draw is
+        the same on whatever rank and micro-batch the protein lands.
     window: int64 [B, 2], the residues [start, stop) that fusion sees; cropping follows encoding.
     lengths: modality → int64 [B], tokens that fusion sees after encoding and cropping (0 where absent). Known before
         anything is encoded, so a step's loss denominators are too.

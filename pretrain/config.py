@@ -27,7 +27,7 @@ C = TypeVar("C", bound=Config)
 
 
 def find(path: str | Path) -> Path:
-    """The configuration file at `path`, or the shipped one of that name (`amma/tiny.toml`, `configs/amma/tiny.toml`)."""
+    """The configuration at `path`, or the shipped one of that name (`amma/tiny.toml`, `configs/amma/tiny.toml`)."""
     path = Path(path)
     relative = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
     for candidate in (path, *(root / relative for root in SHIPPED)):
@@ -38,7 +38,7 @@ def find(path: str | Path) -> Path:
 
 
 def load(kind: type[C], path: str | Path, overrides: Iterable[str] = ()) -> C:
-    """Read, merge with its parent, apply overrides (`a.b=value`, the value in TOML syntax or a bare string), validate."""
+    """Read, merge with its parent, apply overrides (`a.b=value`, in TOML syntax or a bare string), validate."""
     tree = read(find(path))
     for override in overrides:
         _override(tree, override)
@@ -60,7 +60,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def validate(kind: type[C], tree: dict[str, Any], origin: str) -> C:
-    """Build `kind` from plain tables; every problem is listed with its dotted place, what was seen and what is allowed."""
+    """Build `kind` from plain tables. Every problem is told with its place, what was seen and what is allowed."""
     try:
         return kind.model_validate(tree)
     except pydantic.ValidationError as error:
@@ -123,12 +123,12 @@ def _keys(kind: type[pydantic.BaseModel]) -> set[str]:
     seen: set[type] = set()
 
     def visit(annotation: Any) -> None:
-        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-            if annotation not in seen:
-                seen.add(annotation)
-                for name, field in annotation.model_fields.items():
-                    found.add(name)
-                    visit(field.annotation)
+        model = isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
+        if model and annotation not in seen:
+            seen.add(annotation)
+            for name, field in annotation.model_fields.items():
+                found.add(name)
+                visit(field.annotation)
         for argument in getattr(annotation, "__args__", ()):
             visit(argument)
 

@@ -37,6 +37,7 @@ class Files(Config):
     files: one pattern or several, relative to the root (`structures/*.cif.gz`; `**` descends).
     root: a name under the configuration's `[roots]`; without it, the configuration's own `root`.
     name: how the source is called in keys of unpaired items and in the manifest. release: as its publisher names it.
+    licence, note: what a user of the data must know; they go into the manifest, the model card and the report.
     on_error: see the module. slice: files per task (a constant of the configuration, so that output never depends on
     the number of workers).
     """
@@ -45,6 +46,8 @@ class Files(Config):
     root: str | None = None
     name: str = ""
     release: str = ""
+    licence: str = ""
+    note: str = ""
     on_error: Literal["stop", "reject"] = "stop"
     slice: int = 1
 
