@@ -1,8 +1,8 @@
 """What flows through a step: a `Batch` before the encoders, `Features` after them, `Losses` at the end.
 
-Nothing is padded. A modality's rows for the whole batch lie end to end, `offsets[B + 1]` says where each protein's begin and end, and an
-absent modality is a segment of length zero. Before the encoders modalities differ, so `Batch` has a field for each;
-after them all are `Tokens`.
+Nothing is padded. A modality's rows for the whole batch lie end to end, `offsets[B + 1]` says where each protein's
+begin and end, and an absent modality is a segment of length zero. Before the encoders modalities differ, so `Batch` has
+a field for each; after them all are `Tokens`.
 """
 
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ class Structures:
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """ids: int64 [N], the text encoder's word pieces without BOS/EOS, one drawn text per protein. offsets: int64 [B + 1]."""
+    """ids: int64 [N], the text encoder's word pieces without BOS/EOS, a text per protein. offsets: int64 [B + 1]."""
 
     ids: Tensor
     offsets: Tensor
@@ -65,7 +65,7 @@ class Texts:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """pixels: float32 [I, 4, H, W] in 0..1, planes as `pretrain.sample.CHANNELS`, 0 where `present` (bool [I, 4]) is not.
+    """pixels: float32 [I, 4, H, W] in 0..1, planes as `pretrain.sample.CHANNELS`, 0 where `present` [I, 4] is False.
 
     offsets: int64 [B + 1], counting images (a protein may have several).
     """
