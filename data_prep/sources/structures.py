@@ -62,7 +62,7 @@ class Structures(Files):
     on_error: Literal["stop", "reject"] = "reject"
     slice: int = 256
     atoms: tuple[str, ...] = BACKBONE[:3]
-    min_residues: int = pydantic.Field(20, ge=1)
+    min_residues: int = pydantic.Field(default=20, ge=1)
     accession: Literal["file", "folder"] = "file"
     manifest: str | None = None
     columns: ManifestColumns = ManifestColumns()

@@ -54,7 +54,7 @@ def test_a_folder_of_structures_gives_every_chain(tmp_path: Path) -> None:
     write(tmp_path / "1abc.ent.gz", pdb("MK", [1, 2]))
     (tmp_path / "notes.txt").write_text("not a structure")
     found = {sample.key: sample.sequence for sample in read(tmp_path)}
-    assert sorted(found.values()) == ["AAAA", "MK", "MKT"] and len(found) == 3
+    assert set(found.values()) == {"AAAA", "MK", "MKT"} and len(found) == 3
     assert {key.rpartition("_")[2] for key in found} == {"A", "B"}
 
 
