@@ -26,7 +26,7 @@ def ours(name: str, data: bytes) -> int:
 
 def theirs(name: str, data: bytes) -> int:
     """The columns of `_atom_site` that the same arrays need; not yet grouped by residue."""
-    from biotite.structure.io.pdbx import CIFFile
+    from biotite.structure.io.pdbx import CIFFile  # type: ignore[import-not-found]  # in .venv-bench only
 
     site = CIFFile.read(StringIO(data.decode())).block["atom_site"]
     coordinates = np.stack([site[f"Cartn_{axis}"].as_array(str).astype(np.float32) for axis in "xyz"], axis=1)
