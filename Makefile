@@ -40,8 +40,8 @@ bench: .venv-bench/.installed
 .venv/.installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$$(grep '^uv==' requirements.lock)" $(TORCH)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --no-deps --requirement requirements.lock
+	$(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
 # The peers that only benchmarks compare with, on top of everything in .venv.
@@ -49,7 +49,7 @@ bench: .venv-bench/.installed
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/fourfold.pth"
-	$(BIN)/uv pip install --quiet --python .venv-bench/bin/python --no-deps --requirement benchmarks/requirements.lock
+	$(BIN)/uv pip install --system-certs --quiet --python .venv-bench/bin/python --no-deps --requirement benchmarks/requirements.lock
 	touch $@
 
 # Resolve anew, within pyproject's bounds. torch brings its own CUDA libraries, so they are not locked.
