@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import fourfold
 from pretrain.embeddings import Embeddings
 from pretrain.export import export
 from pretrain.inference import load
@@ -180,3 +181,12 @@ def test_a_model_stored_in_bfloat16_loads_and_is_near(trained_run, tmp_path, sam
     assert half.fused.dtype == np.float32 and half.model != embeddings.model
     cosine = (half.fused * embeddings.fused).sum(1) / np.linalg.norm(half.fused, axis=1)
     assert (cosine / np.linalg.norm(embeddings.fused, axis=1) > 0.99).all()
+
+
+def test_the_front_door_takes_a_folder_and_a_file(model, exported, tmp_path):
+    path = tmp_path / "proteins.fasta"
+    path.write_text(">sp|P12345|X\nMKTAYIAKQRQISFVKSHFSRQ\n>b\nMSTNPKPQRKTKRNTNRRPQDVKFPGG\n")
+    by_folder = fourfold.embed(exported, path)
+    assert by_folder.keys == ("P12345", "b")
+    own = [Sample("P12345", sequence="MKTAYIAKQRQISFVKSHFSRQ")]
+    assert np.abs(fourfold.embed(model, own).fused[0] - by_folder.fused[0]).max() <= 1e-6
