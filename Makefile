@@ -47,7 +47,7 @@ bench: .venv-bench/.installed
 # The peers that only benchmarks compare with, on top of everything in .venv.
 .venv-bench/.installed: .venv/.installed benchmarks/requirements.lock
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	$(BIN)/python -c 'import os, sysconfig; print(sysconfig.get_path("purelib"), os.getcwd(), sep="\n")' \
 		> "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/fourfold.pth"
 	$(BIN)/uv pip install --system-certs --quiet --python .venv-bench/bin/python --no-deps --requirement benchmarks/requirements.lock
 	touch $@

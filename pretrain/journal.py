@@ -5,6 +5,7 @@ holds.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,10 @@ class Journal:
         self.writes = distributed.rank() == 0
         if self.writes:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / "log.jsonl").open("a")
+            path = folder / "log.jsonl"
+            cut = _cut(path)
+            self._file = path.open("a")
+            self._file.write("\n" if cut else "")
             self._board = _board(folder / "tensorboard") if tensorboard else None
 
     def __enter__(self) -> Self:
@@ -47,6 +51,15 @@ class Journal:
         """A line for people, on standard error."""
         if self.writes:
             print(text, file=sys.stderr, flush=True)
+
+
+def _cut(path: Path) -> bool:
+    """Whether a killed process left half a line, which the next record must not become a part of."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def _numbers(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
