@@ -1,16 +1,16 @@
 """Structures: AlphaFold DB and PDB files, mmCIF or PDB format, read with gemmi; one record per polypeptide chain.
 
 Taken: the first model, of each atom the alternate location with the highest occupancy, backbone atoms only. B-factors
-are pLDDT in AlphaFold models alone (an `AF-…-F…` name, or `_ma_` categories), elsewhere they are not kept. The protein
-is, in this order, what the configuration says (a manifest, or the folder's name), what an AlphaFold file is called, or
-what the file says (`_struct_ref`, DBREF); a chain of no known protein becomes an unpaired sample.
+are pLDDT in AlphaFold models alone (an `AF-…-F…` name, pLDDT among `_ma_qa_metric`, a title without an experiment),
+elsewhere they are not kept. The protein is, in this order, what the configuration says (a manifest, or the folder's
+name), what an AlphaFold file is called, or what the file says (`_struct_ref`, DBREF); a chain of no known protein
+becomes an unpaired sample.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +24,13 @@ from data_prep.sources.uniprot import accession
 from pretrain.config import Config
 from pretrain.sample import BACKBONE
 
-MODEL = re.compile(r"AF-(?P<accession>[A-Z0-9]+)-F\d+")
+MODEL = re.compile(r"AF-(?P<accession>[A-Z0-9]+(?:-\d+)?)-F\d+")  # an isoform's has its number: AF-P12345-2-F1
 ENTRY = re.compile(r"([0-9][A-Za-z0-9]{3})(?:_[A-Za-z0-9]+)?")
 PROTEIN = (gemmi.PolymerType.PeptideL, gemmi.PolymerType.PeptideD)
+FAR = 1e5  # Å; no atom lies so far out: it is a filler, or damage
 Observed = tuple[gemmi.Residue, dict[int, gemmi.Atom]]  # a residue, and those of its atoms that are taken, by slot
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+PREDICTED = re.compile(r"^TITLE .*ALPHAFOLD", re.IGNORECASE | re.MULTILINE)
 DBREF = (
     slice(12, 13),
     slice(26, 32),
@@ -160,7 +162,7 @@ def _entry_name(name: str, entry: str) -> str:
 
 def _cif_references(block: gemmi.cif.Block) -> References:
     """UniProt rows of `_struct_ref_seq` by chain; of `_struct_ref` by entity where there is no range."""
-    predicted = any(name.startswith("_ma_qa_metric") for name in block.get_mmcif_category_names())
+    predicted = any(gemmi.cif.as_string(row[0]) == "pLDDT" for row in block.find("_ma_qa_metric.", ["name"]))
     uniprot: dict[str, str] = {}
     for identifier, database, protein in block.find("_struct_ref.", ["id", "db_name", "pdbx_db_accession"]):
         if database in ("UNP", "TREMBL", "SWS"):
@@ -194,8 +196,7 @@ def _pdb_references(content: str) -> References:
             numbers = (_number(part) for part in (line[45:55], line[57:67], pending[14:18], pending[20:24]))
             _keep_longest(chains, line[12:13].strip(), Reference(line[18:40].strip(), *numbers))
             pending = ""
-    head = content[:4000].upper()
-    return References(chains, "ALPHAFOLD" in head and "TITLE" in head)
+    return References(chains, predicted=bool(PREDICTED.search(content)) and "\nEXPDTA" not in content)
 
 
 def _keep_longest(chains: dict[str, Reference], chain: str, reference: Reference) -> None:
@@ -210,7 +211,7 @@ def _number(field: str) -> int | None:
 
 
 def _residues(residues: gemmi.ResidueSpan, atoms: tuple[str, ...]) -> Iterator[Observed]:
-    """Each residue with at least one of the atoms, finite and best occupied.
+    """Each residue with at least one of the atoms: somewhere, and best occupied.
 
     Of residues that share one number (microheterogeneity) the better occupied one stays.
     """
@@ -220,7 +221,9 @@ def _residues(residues: gemmi.ResidueSpan, atoms: tuple[str, ...]) -> Iterator[O
         places: dict[int, gemmi.Atom] = {}
         for atom in residue:
             slot = slots.get(atom.name)
-            if slot is not None and (slot not in places or atom.occ > places[slot].occ) and isfinite(atom.pos.x):
+            if slot is None or not all(abs(x) < FAR for x in atom.pos):  # false of NaN too
+                continue
+            if slot not in places or atom.occ > places[slot].occ:
                 places[slot] = atom
         if not places:
             continue
@@ -278,19 +281,22 @@ def _numbers(residues: list[gemmi.Residue]) -> np.ndarray:
 
 def _corrected(record: StructureRecord, manifest: dict[str, dict[str, str]]) -> StructureRecord:
     """The record with what the manifest knows of its file or chain."""
-    row = manifest.get(Path(record.source).name) or manifest.get(record.id.lower())
+    row = manifest.get(Path(record.source).name) or manifest.get(record.id)
     if not row:
         return record
     known: dict[str, Any] = {"key": accession(row["accession"])} if row.get("accession") else {}
-    known |= {name: int(row[name]) for name in ("begin", "end") if row.get(name)}
-    if row.get("resolution") and record.confidence is None:
-        known["resolution"] = float(row["resolution"])
+    try:
+        known |= {name: int(row[name]) for name in ("begin", "end") if row.get(name)}
+        if row.get("resolution") and record.confidence is None:
+            known["resolution"] = float(row["resolution"])
+    except ValueError as error:
+        raise SourceError("unparsable_table", f"manifest of structures, row of {record.id}: {error}") from error
     return replace(record, **known)
 
 
 @lru_cache(maxsize=4)
 def _manifest(root: Path, name: str, columns: tuple[tuple[str, str], ...]) -> dict[str, dict[str, str]]:
-    """The manifest's rows by file name, and by `12as_a` where it names PDB ids and chains (lower case throughout)."""
+    """The manifest's rows by file name, and by `12as_A` where it names PDB ids and chains (chains A and a differ)."""
     data, _ = load(root, name)
     table: dict[str, dict[str, str]] = {}
     wanted = {ours: theirs for ours, theirs in columns if theirs}
@@ -298,5 +304,5 @@ def _manifest(root: Path, name: str, columns: tuple[tuple[str, str], ...]) -> di
         if row.get("file"):
             table.setdefault(Path(row["file"]).name, row)
         if row.get("pdb") and row.get("chain"):
-            table.setdefault(f"{row['pdb']}_{row['chain']}".lower(), row)
+            table.setdefault(f"{row['pdb'].lower()}_{row['chain']}", row)
     return table

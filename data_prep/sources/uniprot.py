@@ -15,7 +15,7 @@ from pretrain.sample import Text
 EVIDENCE = re.compile(r"\.\s*\{ECO:[^}]*\}(?=\.)|\s*\{ECO:[^}]*\}")  # `text. {ECO:…}.` has one full stop too many
 NOTE = r"(?:Ref\.\d+|PubMed:\d+|By similarity|Probable|Potential|Microbial infection)"
 CITATION = re.compile(rf"\s*\({NOTE}(?:, {NOTE})*\)")
-HEADER = re.compile(r"(?:AFDB:)?AF-(?P<model>[A-Z0-9]+)-F\d+|(?:sp|tr)\|(?P<uniprot>[^|\s]+)\|?|(?P<bare>\S+)")
+HEADER = re.compile(r"(?:AFDB:)?AF-(?P<model>[A-Z0-9]+(?:-\d+)?)-F\d+|(?:sp|tr)\|(?P<uniprot>[^|\s]+)\|?|(?P<bare>\S+)")
 
 
 class Uniprot(Files):

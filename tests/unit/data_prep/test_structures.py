@@ -106,6 +106,34 @@ def test_alphafold_models_are_known_by_name_and_have_confidence(tmp_path):
     assert np.unique(record.confidence).tolist() == [50.0]
 
 
+def test_an_isoform_s_model_belongs_to_the_isoform(tmp_path):
+    (record,) = read(tmp_path, pdb(), "AF-P12345-2-F1-model_v6.pdb")
+    assert (record.key, record.id) == ("P12345-2", "AF-P12345-2-F1")
+    assert record.confidence is not None
+
+
+def test_an_experiment_whose_title_speaks_of_alphafold_has_no_confidence(tmp_path):
+    title = "TITLE     A COMPLEX, PHASED BY AN ALPHAFOLD MODEL\n"
+    (record,) = read(tmp_path, title + "EXPDTA    X-RAY DIFFRACTION\n" + pdb())
+    assert record.confidence is None
+    (record,) = read(tmp_path, title.replace("A COMPLEX, PHASED BY AN", "PREDICTION OF") + pdb())
+    assert record.confidence is not None
+
+
+@pytest.mark.parametrize("place", ["nan", "inf", "1e12", "?"])
+def test_an_atom_that_is_nowhere_is_absent(tmp_path, place):
+    lines = (SAMPLE / "4ou0_A.cif").read_text().splitlines()
+    (whole,) = read(tmp_path, "\n".join(lines), "x.cif")
+    at = next(i for i, line in enumerate(lines) if line.startswith("ATOM"))
+    words = lines[at].split()
+    words[10] = place  # y: of the three, not the first
+    lines[at] = " ".join(words)
+    (record,) = read(tmp_path, "\n".join(lines), "x.cif")
+    assert not record.mask[0, 0]
+    assert record.mask.sum() == whole.mask.sum() - 1
+    assert np.abs(record.coordinates).max() < 1000
+
+
 def test_a_chain_filed_under_a_model_belongs_to_its_protein(tmp_path):
     (tmp_path / "named.tsv").write_text("file\tuniprot\nx.pdb\tAF-Q12809-F1\n")
     (record,) = read(tmp_path, pdb(), manifest="named.tsv")
@@ -129,6 +157,12 @@ def test_the_folder_or_a_manifest_may_name_the_protein(tmp_path):
     columns = ManifestColumns(file="", pdb="pdb", chain="chain", begin="from")
     (record,) = read(tmp_path, pdb(), manifest="m.tsv", columns=columns)
     assert (record.key, record.begin) == ("Q33333", 7)
+    (tmp_path / "n.tsv").write_text("pdb\tchain\tuniprot\tfrom\nX\ta\tQ33333\t7\n")
+    (record,) = read(tmp_path, pdb(), manifest="n.tsv", columns=columns)  # chain a is not chain A
+    assert record.key == "pdb_x_A"
+    (tmp_path / "o.tsv").write_text("pdb\tchain\tuniprot\tfrom\nX\tA\tQ33333\tseven\n")
+    with pytest.raises(SourceError, match=r"row of x_A: .*'seven'"):
+        read(tmp_path, pdb(), manifest="o.tsv", columns=columns)
 
 
 def test_mmcif_with_a_reference():
