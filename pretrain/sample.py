@@ -20,6 +20,7 @@ KEY = re.compile(r"[A-Za-z0-9_-]+")
 BACKBONE = ("N", "CA", "C", "O")
 CHANNELS = ("protein", "nucleus", "microtubules", "er")  # the planes of an image, in the order of its PNG's bands
 STEP = 0.01  # Å; coordinates are stored in these
+FARTHEST = STEP * np.iinfo(np.int32).max  # Å; what the widest stored type holds
 MAX_HEADER = 16 << 20  # bytes; a longer header is damage, not data
 
 
@@ -272,8 +273,10 @@ def _check(sample: Sample, structure: Structure) -> None:
         raise ValueError(f"{where}: residue positions must be {length} strictly increasing numbers from 0 up")
     if sample.sequence is not None and structure.residue[-1] >= len(sample.sequence):
         raise ValueError(f"{where}: residue {structure.residue[-1]} lies beyond the sequence's {len(sample.sequence)}")
-    if not np.isfinite(structure.coordinates).all():
-        raise ValueError(f"{where}: coordinates are not finite")
+    if structure.confidence is not None and structure.confidence.shape != (length,):
+        raise ValueError(f"{where}: {length} residues, confidence of shape {structure.confidence.shape}")
+    if not (np.abs(structure.coordinates) < FARTHEST).all():  # NaN neither
+        raise ValueError(f"{where}: coordinates are not finite, or beyond {FARTHEST:.1e} Å")
 
 
 def _letters(text: str) -> NDArray[np.uint8]:
