@@ -6,8 +6,10 @@ rejects the one and goes on, because a mirror of a public archive always has a f
 with `on_error = "stop"` or `"reject"`. A missing folder, or a pattern that matches nothing, always stops.
 """
 
+import csv
 import gzip
 import hashlib
+import io
 import os
 import re
 import zlib
@@ -139,9 +141,9 @@ def load(root: Path, name: str) -> tuple[bytes, FileSeen]:
 
 
 def text(name: str, data: bytes) -> str:
-    """Bytes as UTF-8, or as Latin-1, which old releases are in."""
+    """Bytes as UTF-8 (a byte order mark is left off), or as Latin-1, which old releases are in."""
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("latin-1")
 
@@ -149,14 +151,10 @@ def text(name: str, data: bytes) -> str:
 def rows(name: str, data: bytes, columns: dict[str, str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Lines of a table with a header, as (line number, {our name: value}); tabs, or commas in a `.csv`.
 
-    columns: our name → the file's column. Raises SourceError when the header lacks one.
+    Blank lines are passed over. columns: our name → the file's column. Raises SourceError when the header lacks one.
     """
-    import csv
-    import io
-
-    comma = ".csv" in Path(name).suffixes
-    reader = csv.reader(io.StringIO(text(name, data), newline=""), delimiter="," if comma else "\t")
-    header = next(reader)
+    lines = _cells(name, text(name, data))
+    _, header = next(lines)
     missing = sorted(set(columns.values()) - set(header))
     if missing:
         raise SourceError(
@@ -164,9 +162,23 @@ def rows(name: str, data: bytes, columns: dict[str, str]) -> Iterator[tuple[int,
             f"{name}: no column {missing} in its header {header}; name the right ones in the source's `columns`",
         )
     place = {ours: header.index(theirs) for ours, theirs in columns.items()}
-    for row in reader:
+    for number, row in lines:
         if len(row) < len(header):
             raise SourceError(
-                "unparsable_line", f"{name}, line {reader.line_num}: {len(row)} columns, the header has {len(header)}"
+                "unparsable_line", f"{name}, line {number}: {len(row)} columns, the header has {len(header)}"
             )
-        yield reader.line_num, {ours: row[i].strip() for ours, i in place.items()}
+        yield number, {ours: row[i].strip() for ours, i in place.items()}
+
+
+def _cells(name: str, content: str) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of each line that is not blank. Between tabs a quote is a character like any other."""
+    if ".csv" not in Path(name).suffixes:
+        for number, line in enumerate(content.split("\n"), 1):
+            if line.strip():
+                yield number, line.rstrip("\r").split("\t")
+        return
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+    try:
+        yield from ((reader.line_num, row) for row in reader if row)
+    except csv.Error as error:
+        raise SourceError("unparsable_line", f"{name}, line {reader.line_num}: {error}") from error

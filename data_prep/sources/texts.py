@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from data_prep.records import Items, TextRecord
+from data_prep.records import Items, Rejection, TextRecord
 from data_prep.sources.files import Files, rows
 from pretrain.config import Config
 from pretrain.sample import Text
@@ -20,6 +20,8 @@ class Texts(Files):
     columns: TextColumns = TextColumns()
 
     def parse(self, name: str, data: bytes) -> Items:
-        for _, row in rows(name, data, self.columns.model_dump()):
-            if row["accession"] and row["text"]:
+        for line, row in rows(name, data, self.columns.model_dump()):
+            if row["text"]:
                 yield TextRecord(row["accession"], name, Text(row["text"], self.name or "texts"))
+            else:
+                yield Rejection("empty_text", row["accession"], name, f"line {line}")

@@ -125,6 +125,20 @@ def test_tables(tmp_path):
     assert [(t.key, t.text.text, t.text.origin) for t in texts if isinstance(t, TextRecord)] == [("P1", "A, B", "sgd")]
 
 
+def test_tables_as_editors_leave_them(tmp_path):
+    table = b'\xef\xbb\xbfuniprot\tdescription\r\nP1\t"unpaired quote\r\n\r\nP2\tthe "NTC" complex\r\nP3\t\r\n\r\n'
+    items = read(Texts(files="x.*"), tmp_path, table, "x.tsv")
+    kept = [item.text.text for item in items if isinstance(item, TextRecord)]
+    assert kept == ['"unpaired quote', 'the "NTC" complex']
+    (empty,) = [item for item in items if isinstance(item, Rejection)]
+    assert (empty.reason, empty.key, empty.detail) == ("empty_text", "P3", "line 5")
+    long = "long " * 40_000
+    (record, _) = read(Texts(files="x.*"), tmp_path, f"uniprot\tdescription\nP1\t{long}\n".encode(), "x.tsv")
+    assert record.text.text == long.strip()
+    with pytest.raises(SourceError, match=r"x\.csv, line 3: unexpected end of data"):
+        read(Texts(files="x.*"), tmp_path, b'uniprot,description\nP1,"not closed\nP2,x\n', "x.csv")
+
+
 def test_a_table_without_its_column_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no column \['go_id'\] in its header \['uniprot', 'term'\]"):
         read(Annotations(files="t.tsv"), tmp_path, "uniprot\tterm\nP1\tGO:1\n", "t.tsv")
