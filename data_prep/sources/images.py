@@ -22,6 +22,9 @@ from pretrain.config import Config
 from pretrain.sample import CHANNELS, Image
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+PLAIN = {"L", "RGB", "I", "F", "I;16", "I;16B", "I;16L"}  # Pillow's modes whose bands are measured values
+LAYERED = {"LA", "RGBA"}  # the last band is opacity, or in a `bands` file a channel
+READ_AS = {"1": "L", "LA": "L", "RGBA": "RGB"}  # what other modes are read as; those not named (palette, ink) as RGB
 ALL = "bands"  # the channel of a file that is itself a multi-band image
 Channel = Literal["protein", "nucleus", "microtubules", "er", "bands", ""]
 USUAL: dict[str, Channel] = {
@@ -97,11 +100,12 @@ class Images(Files):
                     continue
                 place = path if self.paths == "root" else (Path(name).parent / path).as_posix()
                 data, seen = load(root, place)
-                bands = _bands(path, data, self.depth)
-                if channel == ALL:
-                    planes |= dict(zip(CHANNELS, bands, strict=False))
-                else:  # a stain saved in false colours: its signal is in whichever band has it
-                    planes[channel] = np.max(bands, axis=0)
+                bands = _bands(path, data, self.depth, alpha=channel == ALL)
+                # A stain saved in false colours has its signal in whichever band has it.
+                found = dict(zip(CHANNELS, bands, strict=False)) if channel == ALL else {channel: np.max(bands, axis=0)}
+                if twice := sorted(planes.keys() & found.keys()):
+                    raise SourceError("duplicate_channel", f"{path} is its second file of channel {', '.join(twice)}")
+                planes |= found
                 yield seen
             if planes:
                 present = tuple(channel for channel in CHANNELS if channel in planes)
@@ -117,12 +121,18 @@ class Images(Files):
                 yield Rejection("unmapped_channel", key, name, f"cell {cell}: {path}")
 
 
-def _bands(path: str, data: bytes, depth: int) -> list[np.ndarray]:
-    """The file's bands, each uint8 [H, W]. Raises SourceError for what is not an image."""
+def _bands(path: str, data: bytes, depth: int, alpha: bool) -> list[np.ndarray]:
+    """The file's bands, each uint8 [H, W]; a last one of opacity only if `alpha` says that it means something here.
+
+    Raises SourceError for what is not an image.
+    """
     try:
         with Picture.open(io.BytesIO(data)) as picture:
-            pixels = np.asarray(picture.convert("RGB") if picture.mode == "P" else picture)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+            kept = PLAIN | LAYERED if alpha else PLAIN
+            pixels = np.asarray(picture if picture.mode in kept else picture.convert(READ_AS.get(picture.mode, "RGB")))
+    except UnidentifiedImageError as error:  # its own message holds a memory address, another in each process
+        raise SourceError("unreadable_image", f"{path}: not an image of a known format") from error
+    except Exception as error:  # a damaged file makes Pillow raise OSError, SyntaxError, zlib.error, struct.error, ...
         raise SourceError("unreadable_image", f"{path}: not a readable image: {error}") from error
     if pixels.dtype != np.uint8:
         top = 1.0 if pixels.dtype.kind == "f" else float(2**depth - 1)

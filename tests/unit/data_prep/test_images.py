@@ -42,6 +42,7 @@ def test_channels_are_stacked_in_order_with_black_for_the_absent(tmp_path):
         (np.full((8, 8), 257 * 77, dtype=np.uint16), {}, 77),
         (np.full((8, 8), 4095, dtype=np.uint16), {"depth": 12}, 255),
         (np.full((8, 8), 0.5, dtype=np.float32), {}, 128),
+        (np.full((8, 8), True), {}, 255),
     ],
 )
 def test_deeper_pixels_are_scaled_to_eight_bits(tmp_path, pixels, options, value):
@@ -60,6 +61,14 @@ def test_resizing_does_not_let_the_fourth_band_weigh_the_others(tmp_path):
     (record,) = read(tmp_path, ["rgba.png\tP1\tc1\tbands"])
     assert (bands(record)[..., 0] == 100).all()
     assert len(record.image.present) == 4
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "CMYK"])
+def test_opacity_is_no_signal_in_the_file_of_one_channel(tmp_path, mode):
+    grey = Picture.fromarray(np.full((8, 8), 77, dtype=np.uint8))
+    grey.convert("RGB").convert(mode).save(tmp_path / "g.tif")
+    (record,) = read(tmp_path, ["g.tif\tP1\tc1\tgreen"])
+    assert np.unique(bands(record)).tolist() == [77]
 
 
 def test_a_field_that_is_not_square_is_cut_to_its_centre(tmp_path):
@@ -99,6 +108,22 @@ def test_what_is_missing_damaged_or_not_mapped(tmp_path):
         read(tmp_path, rows[:1], on_error="stop")
     with pytest.raises(ValueError, match="line 2: channel 'rfp'; map it in `channels`"):
         read(tmp_path, rows[2:])
+
+
+def test_no_damage_stops_a_run_and_what_is_said_of_it_never_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(Picture, "MAX_IMAGE_PIXELS", 30)
+    save(tmp_path / "large.png", np.zeros((8, 8), dtype=np.uint8))
+    (tmp_path / "text.png").write_text("no image")
+    rows = ["large.png\tP1\tc1\tgreen", "text.png\tP2\tc2\tgreen"]
+    refused = read(tmp_path, rows)
+    assert [(r.key, r.reason) for r in refused] == [("P1", "unreadable_image"), ("P2", "unreadable_image")]
+    assert not any(" at 0x" in r.detail for r in refused)
+
+
+def test_a_cell_with_two_files_of_one_channel_is_refused(tmp_path):
+    save(tmp_path / "g.png", np.zeros((8, 8), dtype=np.uint8))
+    (refused,) = read(tmp_path, ["g.png\tP1\tc1\tgreen", "g.png\tP1\tc1\tgreen"])
+    assert (refused.reason, refused.key) == ("duplicate_channel", "P1")
 
 
 def test_columns_may_have_other_names(tmp_path):
