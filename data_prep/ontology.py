@@ -84,13 +84,14 @@ def parse(root: Path, name: str) -> tuple[Ontology, FileSeen]:
             warnings.simplefilter("ignore")
             source = pronto.Ontology(io.BytesIO(data))
     except Exception as error:  # its parsers raise types of their own
-        raise SourceError("unparsable_ontology", f"{name}: not a readable OBO file: {error}") from error
+        missing = " names a parent that it does not have:" if isinstance(error.__cause__ or error, KeyError) else ":"
+        raise SourceError("unparsable_ontology", f"{name}: not a readable OBO file{missing} {error}") from error
     terms, obsolete = {}, {}
     for term in source.terms():
         if not term.id.startswith("GO:"):
             continue
         if term.obsolete:
-            obsolete[term.id] = Obsolete(term.name or "", tuple(sorted(t.id for t in term.replaced_by)))
+            obsolete[term.id] = Obsolete(term.name or "", tuple(sorted(term.replaced_by.ids)))
         else:
             terms[term.id] = _term(term)
     if not terms:
@@ -99,23 +100,28 @@ def parse(root: Path, name: str) -> tuple[Ontology, FileSeen]:
 
 
 def _term(term) -> OntologyTerm:
-    part_of = next(
-        (targets for relation, targets in term.relationships.items() if relation.id in ("part_of", "BFO:0000050")), ()
-    )
+    """Of synonyms the exact ones: a related one (`cytochrome P450` of oxygen binding) says what is not so."""
+    part_of = (parents for relation, parents in term.relationships.items() if relation.id in ("part_of", "BFO:0000050"))
     return OntologyTerm(
         name=term.name or "",
         namespace=term.namespace or "",
         definition=str(term.definition or ""),
-        synonyms=tuple(sorted({synonym.description for synonym in term.synonyms})),
+        synonyms=tuple(sorted({synonym.description for synonym in term.synonyms if synonym.scope == "EXACT"})),
         is_a=tuple(sorted(parent.id for parent in term.superclasses(distance=1, with_self=False))),
-        part_of=tuple(sorted(parent.id for parent in part_of)),
+        part_of=tuple(sorted({id for parents in part_of for id in parents.ids})),  # of a subset, perhaps not in it
         alt_ids=tuple(sorted(term.alternate_ids)),
     )
 
 
-@lru_cache(maxsize=1)  # a worker joins many partitions with one ontology
 def read(path: Path) -> Ontology:
     """The ontology of a data set's `ontology.json`."""
+    stat = path.stat()
+    return _read(path, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=1)  # a worker joins many partitions with one ontology
+def _read(path: Path, state: tuple[int, ...]) -> Ontology:
+    """state: of the file, which another run may have put there since."""
     tree = json.loads(path.read_bytes())
     if tree["format"] != FORMAT:
         raise ValueError(f"{path}: ontology of format {tree['format']}, this version reads {FORMAT}")

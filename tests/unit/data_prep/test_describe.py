@@ -32,6 +32,7 @@ namespace: biological_process
 alt_id: GO:0000011
 def: "The first." [GOC:x]
 synonym: "uno" EXACT []
+synonym: "one of two" RELATED []
 
 [Term]
 id: GO:0000002
@@ -116,6 +117,29 @@ def test_an_ontology_survives_its_file(tmp_path):
     assert parsed.ancestors("GO:0000002") == {"GO:0000001", "GO:0000003"}
     (tmp_path / "ontology.json").write_bytes(parsed.to_bytes())
     assert read(tmp_path / "ontology.json") == parsed
+
+
+def test_a_subset_s_relations_to_the_rest_are_kept_but_lead_nowhere(tmp_path):
+    (tmp_path / "go.obo").write_text(OBO.replace("part_of GO:0000003 ! three", "part_of GO:0000099"))
+    parsed, _ = parse(tmp_path, "go.obo")
+    assert parsed.terms["GO:0000002"].part_of == ("GO:0000099",)
+    assert parsed.ancestors("GO:0000002") == {"GO:0000001"}
+    (tmp_path / "go.obo").write_text(OBO.replace("is_a: GO:0000001", "is_a: GO:0000099"))
+    with pytest.raises(ValueError, match="parent that it does not have: 'GO:0000099'"):
+        parse(tmp_path, "go.obo")
+
+
+def test_terms_that_are_each_other_s_parents_end(tmp_path):
+    (tmp_path / "go.obo").write_text(OBO.replace("alt_id: GO:0000011", "is_a: GO:0000002"))
+    parsed, _ = parse(tmp_path, "go.obo")
+    assert parsed.ancestors("GO:0000001") == {"GO:0000001", "GO:0000002", "GO:0000003"}
+    assert describe(sample("P1", "GO:0000001"), parsed, DescribeConfig.model_validate({})).function is not None
+
+
+def test_another_ontology_at_the_same_place_is_read_anew(tmp_path):
+    for release in ("one", "another"):
+        (tmp_path / "ontology.json").write_bytes(Ontology(release, TERMS).to_bytes())
+        assert read(tmp_path / "ontology.json").release == release
 
 
 @pytest.mark.parametrize(
