@@ -6,8 +6,10 @@ What is written depends on the input and the configuration alone, not on the num
 under its name when it is complete, by one rename.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from uuid import uuid4
 
 import pydantic
 from rich.console import Console
@@ -37,7 +40,7 @@ from data_prep.sources.uniprot import Fasta, Uniprot
 from data_prep.split import SplitConfig, split
 from data_prep.workers import Workers
 from pretrain.config import Config, dump
-from pretrain.sample import KEY, Sample, canonical, group_name
+from pretrain.sample import KEY, MAX_KEY, Sample, canonical, group_name
 
 Source = Annotated[
     Uniprot | Fasta | Structures | Gaf | Annotations | Texts | Images, pydantic.Field(discriminator="kind")
@@ -155,8 +158,9 @@ def parse_slice(
             seen.append(item)
         elif isinstance(item, Rejection):
             rejected.append(item)
-        elif not KEY.fullmatch(item.key):
-            rejected.append(Rejection("bad_key", item.key, item.source, f"a key must match {KEY.pattern}"))
+        elif not KEY.fullmatch(item.key) or len(item.key) > MAX_KEY:
+            problem = f"a key must match {KEY.pattern}, and have at most {MAX_KEY} characters"
+            rejected.append(Rejection("bad_key", item.key, item.source, problem))
         else:
             out.add(item)
             counts[type(item).__name__.removesuffix("Record").lower()] += 1
@@ -200,17 +204,21 @@ def note(work: Path, rejected: list[Rejection]) -> None:
 
 def publish(config: PrepareConfig, folder: Path, parsed: Sequence[Parsed], written: list[Shard]) -> Manifest:
     """Rejections and manifest, written last; then nothing but the data set is left in the folder."""
-    if not written:
-        raise ValueError("no sample is left after joining and filtering; see the limits under [join] and [filters]")
     work = folder / "work"
     lines = [json.loads(line) for path in work.glob("*/rejected.jsonl") for line in path.read_text().splitlines()]
+    rejected = shards.write_rejections(folder / "rejected.jsonl", lines)
+    if not written:
+        raise ValueError(
+            f"no sample is left after joining and filtering; rejected were {rejected}; "
+            "see the limits under [join] and [filters]"
+        )
     go = next(each for each in parsed if each.source < 0)
     manifest = Manifest(
         name=config.name,
         partitions=config.partitions,
         splits=shards.tree(written),
         totals=shards.totals(written),
-        rejected=shards.write_rejections(folder / "rejected.jsonl", lines),
+        rejected=rejected,
         sources=[provenance(config, number, parsed) for number in range(len(config.sources))],
         go={"path": config.ontology.files, "release": _release(config, folder), **_hash(go.seen), **go.records}
         if config.ontology
@@ -256,25 +264,44 @@ def _version(package: str) -> str:
 
 @contextmanager
 def staging(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `out` that takes its name when all went well, and is removed when not."""
-    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    if taken and not (out / "manifest.json").is_file():
-        raise ValueError(f"{out} is there and is not a data set; give another folder")
-    if taken and not overwrite:
-        raise ValueError(f"{out} already holds a data set; give another folder, or overwrite=true to replace it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder, old = (out.parent / f".{out.name}.{suffix}" for suffix in ("staging", "old"))
-    for leftover in (folder, old):
-        shutil.rmtree(leftover, ignore_errors=True)  # of a run that was killed
-    folder.mkdir()
-    try:
+    """A folder that takes the name `out` when all went well, and is removed when not. One run at a time has it."""
+    base = out.parent / f".{out.name}.staging"
+    with alone(base, out):
+        old = base / "old"
+        if old.is_dir() and not out.exists():
+            old.rename(out)  # a run was killed between its last two steps
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        if taken and not (out / "manifest.json").is_file():
+            raise ValueError(f"{out} is there and is not a data set; give another folder")
+        if taken and not overwrite:
+            raise ValueError(f"{out} already holds a data set; give another folder, or overwrite=true to replace it")
+        for leftover in base.iterdir():
+            if leftover.is_dir():  # of a run that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+        folder = base / uuid4().hex  # a killed run's tasks go on for seconds: they must not find their folder again
+        folder.mkdir()
         yield folder.resolve()
         if taken:
             out.rename(old)
         folder.replace(out)
-    finally:
-        for leftover in (folder, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def alone(base: Path, out: Path) -> Iterator[None]:
+    """The folder `base`, held by no other run and removed in the end. Raises ValueError if another one has it."""
+    base.mkdir(parents=True, exist_ok=True)
+    path = base / "lock"
+    with open(path, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when a process dies
+        except BlockingIOError:
+            raise ValueError(f"another run is preparing {out} now; wait for it, or give another folder") from None
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+            raise ValueError(f"another run prepared {out} just now; look at it, and start again if need be")
+        try:
+            yield
+        finally:
+            shutil.rmtree(base, ignore_errors=True)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class Workers:
                 yield ray.get(done)
         except RayTaskError as error:
             cause = error.cause
-            raise (cause if isinstance(cause, ValueError) else error) from None
+            raise (cause if isinstance(cause, ValueError | OSError) else error) from None
         finally:
             for task in waiting:
                 ray.cancel(task, force=False)

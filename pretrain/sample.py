@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 FORMAT = 1
 KEY = re.compile(r"[A-Za-z0-9_-]+")
+MAX_KEY = 80  # characters of a key in a data set; a tar header has 100 for a member's name
 BACKBONE = ("N", "CA", "C", "O")
 CHANNELS = ("protein", "nucleus", "microtubules", "er")  # the planes of an image, in the order of its PNG's bands
 STEP = 0.01  # Å; coordinates are stored in these

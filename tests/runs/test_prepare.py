@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load as load_safetensors
 
-from data_prep.prepare import PrepareConfig, prepare
+from data_prep.prepare import PrepareConfig, prepare, staging
 from data_prep.shards import Manifest
 from pretrain.config import load
 from pretrain.data.index import Dataset
@@ -133,6 +133,44 @@ def test_a_failed_run_leaves_nothing_behind(tmp_path):
         make(tmp_path / "data", "workers=0", "filters.min_length=3000", "join.keep_unpaired_function=false",
              "join.min_aligned=1.1", "join.max_images=0", "join.max_structures=0")  # fmt: skip
     assert not list(tmp_path.iterdir())
+
+
+def test_two_runs_do_not_meet_and_a_killed_one_leaves_no_trace(tmp_path):
+    out, base = tmp_path / "data", tmp_path / ".data.staging"
+    with staging(out, overwrite=False) as folder:
+        (folder / "half").write_text("written")
+        with pytest.raises(ValueError, match=r"another run is preparing .*data now"):
+            make(out, "workers=0")
+        assert (folder / "half").exists()
+        (folder / "manifest.json").write_text("{}")
+    assert (out / "half").exists()
+    assert not base.exists()
+    (base / "f00" / "work").mkdir(parents=True)  # as a kill in the middle leaves it
+    (base / "lock").write_text("")
+    out.rename(base / "old")  # as a kill between the last two steps leaves it
+    with pytest.raises(ValueError, match="already holds a data set"):
+        make(out, "workers=0")
+    assert (out / "half").exists()
+    make(out, "workers=0", "overwrite=true")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert not (out / "half").exists()
+
+
+def test_names_that_no_archive_can_hold_are_rejected(tmp_path):
+    (tmp_path / "raw").mkdir()
+    sequence = "MKTAYIAKQRQISFVKSHFSRQLEERLG"
+    headers = ("P1", "A" * 200, "NP_000001.1", "", "sp||X")
+    (tmp_path / "raw" / "x.fasta").write_text("".join(f">{header}\n{sequence}\n" for header in headers))
+    (tmp_path / "x.toml").write_text('name = "x"\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n')
+    overrides = [f"root={tmp_path / 'raw'}", "workers=0"]
+    manifest = prepare(load(PrepareConfig, tmp_path / "x.toml", overrides), tmp_path / "data", quiet=True)
+    assert (manifest.totals["samples"], manifest.rejected) == (1, {"bad_key": 4})
+    with pytest.raises(ValueError, match=r"no sample is left .* \{'bad_key': 4, 'too_short': 1\}"):
+        prepare(
+            load(PrepareConfig, tmp_path / "x.toml", [*overrides, "filters.min_length=30"]),
+            tmp_path / "none",
+            quiet=True,
+        )
 
 
 def test_a_damaged_source_stops_a_run_on_ray_with_its_own_error(tmp_path):
