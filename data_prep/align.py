@@ -39,9 +39,10 @@ def place(
     begin: int | None,
     end: int | None,
     shift: int | None,
-    enough: float,
+    identity: float,
+    aligned: float,
 ) -> Placement:
-    """The best placement of a chain; one of less than `enough` identity only if there is none better.
+    """The best placement of a chain; one of less `identity` and `aligned` than these only if there is none better.
 
     begin, end: stated range, 1-based inclusive. shift: stated difference between position and residue number.
     """
@@ -55,7 +56,7 @@ def place(
     if numbered is not None:
         return numbered
     placement = _gapped(letters, sequence, start, stop)
-    if (start, stop) != (0, len(sequence)) and placement.identity < enough:
+    if (start, stop) != (0, len(sequence)) and (placement.identity < identity or placement.aligned < aligned):
         whole = _gapped(letters, sequence, 0, len(sequence))
         placement = max(placement, whole, key=lambda p: p.identity * p.aligned)
     return placement

@@ -153,9 +153,8 @@ def _rank(structure: Structure, sequence: str | None) -> tuple[float, float, flo
 def _structure(record: StructureRecord, sequence: str | None, config: JoinConfig) -> Structure | Rejection:
     if sequence is None:
         return _build(record, np.arange(len(record.letters)), record.number - record.number[0], None)
-    placement = place(
-        record.letters, record.number, sequence, record.begin, record.end, record.shift, config.min_identity
-    )
+    stated = record.begin, record.end, record.shift
+    placement = place(record.letters, record.number, sequence, *stated, config.min_identity, config.min_aligned)
     if placement.identity < config.min_identity:
         return Rejection("low_identity", record.key, record.source, _misfit(record, placement, sequence))
     if placement.aligned < config.min_aligned:

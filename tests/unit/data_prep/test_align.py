@@ -24,7 +24,7 @@ def numbers(*ranges: tuple[int, int]) -> np.ndarray:
 
 
 def placed(letters: str, number: np.ndarray, begin=None, end=None, shift=None):
-    return place(letters, number, SEQUENCE, begin, end, shift, enough=0.95)
+    return place(letters, number, SEQUENCE, begin, end, shift, identity=0.95, aligned=0.8)
 
 
 def test_a_piece_of_the_sequence_is_found_whatever_its_numbers():
@@ -44,7 +44,7 @@ def test_an_unobserved_loop_is_placed_by_the_numbers():
     sequence = SEQUENCE[:50] + "GGGGGGGG" + SEQUENCE[50:100]
     letters = sequence[20:52] + sequence[56:90]  # four of the eight glycines were not observed
     number = numbers((121, 153), (157, 191))
-    result = place(letters, number, sequence, 21, 90, None, 0.95)
+    result = place(letters, number, sequence, 21, 90, None, 0.95, 0.8)
     assert result.residue.tolist() == [*range(20, 52), *range(56, 90)]
     assert result.identity == 1.0
 
@@ -84,6 +84,12 @@ def test_a_wrong_range_falls_back_to_the_whole_sequence():
     letters = mutate(SEQUENCE[200:320], 5, 40, 70, 100)
     result = placed(letters, numbers((1, 121)), begin=1, end=120)
     assert result.residue.tolist() == list(range(200, 320))
+
+
+def test_a_range_that_holds_too_little_of_the_chain_falls_back_too():
+    letters = SEQUENCE[20:100] + SEQUENCE[120:250]
+    result = placed(letters, numbers((0, 210)), begin=21, end=40)
+    assert (result.residue[0], result.residue[-1], result.aligned) == (20, 249, 1.0)
 
 
 def test_a_range_beyond_the_sequence_is_not_believed():
