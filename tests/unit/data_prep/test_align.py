@@ -35,7 +35,7 @@ def test_a_piece_of_the_sequence_is_found_whatever_its_numbers():
 
 def test_a_repeat_is_placed_in_the_stated_range():
     doubled = SEQUENCE[:60] * 2
-    result = place(SEQUENCE[:60], numbers((1, 61)), doubled, 61, 120, None, 0.95)
+    result = place(SEQUENCE[:60], numbers((1, 61)), doubled, 61, 120, None, 0.95, 0.8)
     assert result.residue.tolist() == list(range(60, 120))
 
 
