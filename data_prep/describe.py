@@ -20,28 +20,31 @@ from pretrain.sample import Function, Sample, Text
 ASPECTS = ("molecular_function", "biological_process", "cellular_component")
 FRAMES = {
     "molecular_function": (
-        "{it} has {list}",
-        "its molecular functions include {list}",
-        "at the molecular level {it} shows {list}",
+        "{its} molecular functions include {list}",
         "{it} is known for {list}",
+        "at the molecular level, {it} is responsible for {list}",
+        "what {it} does at the molecular level includes {list}",
     ),
     "biological_process": (
         "{it} takes part in {list}",
         "{it} is involved in {list}",
         "{it} has a role in {list}",
-        "in the cell {it} contributes to {list}",
+        "{it} contributes to {list}",
     ),
     "cellular_component": (
         "{it} is found in {list}",
         "{it} is located in {list}",
-        "where it acts: {list}",
-        "its place in the cell is {list}",
+        "{it} localizes to {list}",
+        "{its} locations include {list}",
     ),
 }
-KINDS = ("{name}, a kind of {parent}", "{name} (a form of {parent})")
+KINDS = ("{name} (a kind of {parent})", "{name} (a form of {parent})")
 SUBJECTS = ("this protein", "the protein", "this gene product", "it")
 ROOTS = {"GO:0003674", "GO:0008150", "GO:0005575"}  # an aspect's root says only that nothing is known
 UNINFORMATIVE = {"GO:0005515"}  # protein binding: true of nearly every protein, so it tells none apart
+SENTENCE = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)(?<!\bsp)\.\s+(?=[A-Z])")  # where one ends within a definition
+PART = re.compile(r"(integral|intrinsic|extrinsic|anchored) component of (.+)")
+COUNTED = re.compile(r"(?:cellular )?response to .+|.+ (?:pathway|cycle)")  # processes that there are many of
 
 
 class DescribeConfig(Config):
@@ -90,40 +93,57 @@ def write(ids: list[str], ontology: Ontology, config: DescribeConfig, draw: Rand
         named += chosen
         subject = draw.choice(SUBJECTS[:-1] if number == 0 else SUBJECTS)
         phrases = [_phrase(id, ontology, draw) for id in chosen]
-        sentences.append(_sentence(draw.choice(FRAMES[aspect]).format(it=subject, list=_series(phrases))))
+        own = "its" if subject == "it" else f"{subject}'s"
+        sentences.append(_sentence(draw.choice(FRAMES[aspect]).format(it=subject, its=own, list=_series(phrases))))
     if named and draw.random() < config.definitions:
         sentences += _definition(draw.choice(named), ontology)
     return " ".join(sentences)
 
 
 def _phrase(id: str, ontology: Ontology, draw: Random) -> str:
-    """A term by its name, a synonym, or with one of its parents."""
+    """A term by its name, an exact synonym, or with one of its parents."""
     term = ontology.terms[id]
     roll = draw.random()
     plain = [synonym for synonym in term.synonyms if re.fullmatch(r"[A-Za-z][A-Za-z0-9 ,'/()+-]{3,60}", synonym)]
     if roll < 0.2 and plain:
-        return draw.choice(plain)
-    parents = [parent for parent in term.is_a if parent in ontology.terms and parent not in ROOTS]
-    if roll > 0.75 and parents:
-        return draw.choice(KINDS).format(name=term.name, parent=ontology.terms[draw.choice(parents)].name)
-    return term.name
+        return _spoken(draw.choice(plain), term.namespace)
+    name = _spoken(term.name, term.namespace)
+    if roll > 0.75 and (parents := [parent for parent in term.is_a if _tells(parent, ontology)]):
+        return draw.choice(KINDS).format(name=name, parent=ontology.terms[draw.choice(parents)].name)
+    return name
+
+
+def _tells(parent: str, ontology: Ontology) -> bool:
+    """Whether it helps to hear of a parent: not of a root, nor of what is directly below one, as `binding` is."""
+    return parent in ontology.terms and parent not in ROOTS and not ROOTS.intersection(ontology.terms[parent].is_a)
+
+
+def _spoken(name: str, aspect: str) -> str:
+    """A term's name with the article or the plural that it has in a sentence."""
+    if aspect == "cellular_component":
+        part = PART.fullmatch(name)
+        return f"the {part[2]} as an {part[1]} component" if part else f"the {name}"
+    if aspect == "molecular_function" and "structural constituent" in name:
+        return f"being {'an' if name[0] in 'aeiou' else 'a'} {name}"
+    if aspect == "biological_process" and name.endswith(" process"):
+        return name + "es"
+    return f"the {name}" if aspect == "biological_process" and COUNTED.fullmatch(name) else name
 
 
 def _definition(id: str, ontology: Ontology) -> list[str]:
-    """`Name: first sentence of its definition.`"""
+    """`Name: First sentence of its definition.`"""
     term = ontology.terms[id]
-    first = term.definition.split(". ")[0].rstrip(".")
-    lowered = first[:1].lower() + first[1:] if first[1:2].islower() else first
-    return [_sentence(f"{term.name}: {lowered}")] if first else []
+    first = SENTENCE.split(term.definition)[0].rstrip(".")
+    return [_sentence(f"{term.name}: {first}")] if first else []
 
 
 def _series(phrases: list[str]) -> str:
     """`a`, `a and b`, `a; b; and c`: names have commas of their own."""
-    if len(phrases) < 3:
+    if len(phrases) < 3 and not any("," in phrase for phrase in phrases):
         return " and ".join(phrases)
-    return "; ".join(phrases[:-1]) + "; and " + phrases[-1]
+    return "; and ".join(filter(None, ("; ".join(phrases[:-1]), phrases[-1])))
 
 
 def _sentence(text: str) -> str:
-    """Capital and full stop; `mRNA` and `tRNA` keep their small letter."""
-    return (text if text[1:2].isupper() else text[0].upper() + text[1:]) + "."
+    """Capital and full stop; `mRNA` and `siRNA` keep their small letters."""
+    return (text if re.match(r"[a-z]+[A-Z]", text) else text[0].upper() + text[1:]) + "."
