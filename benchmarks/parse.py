@@ -1,15 +1,14 @@
 """Structure files per second, from bytes to backbone arrays: ours (gemmi) against biotite, on the same files.
 
-python benchmarks/parse.py [FOLDER] [--quick]    FOLDER has *.cif or *.cif.gz; by default the sample inside the package
+python benchmarks/parse.py [FOLDER] [--quick] [--json FILE]    FOLDER has *.cif or *.cif.gz; by default the sample
 """
 
-import argparse
-import time
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import rows
 
 from data_prep.records import StructureRecord
 from data_prep.sources.files import load
@@ -33,30 +32,20 @@ def theirs(name: str, data: bytes) -> int:
     return len(coordinates[np.isin(site["label_atom_id"].as_array(str), ("N", "CA", "C"))])
 
 
-def timed(parse: Callable[[str, bytes], int], files: list[tuple[str, bytes]], rounds: int) -> tuple[float, int]:
-    """(files per second in the best round, atoms)."""
-    best, atoms = float("inf"), 0
-    for _ in range(rounds):
-        started = time.perf_counter()
-        atoms = sum(parse(name, data) for name, data in files)
-        best = min(best, time.perf_counter() - started)
-    return len(files) / best, atoms
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = rows.options(__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=SAMPLE)
-    parser.add_argument("--quick", action="store_true", help="twenty files, once")
-    options = parser.parse_args()
-    names = sorted(p.name for p in options.folder.glob("*.cif*") if not p.name.startswith("reject"))
-    names = names[:20] if options.quick else names
-    files = [(name, load(options.folder, name)[0]) for name in names]
-    rounds = 1 if options.quick else 3
-    (mine, atoms), (peer, other) = timed(ours, files, rounds), timed(theirs, files, rounds)
-    print(f"{len(files)} mmCIF files, {sum(len(data) for _, data in files) / 1e6:.1f} MB decompressed")
-    print(f"ours    {mine:8.1f} files/s   {atoms} backbone atoms kept")
-    print(f"biotite {peer:8.1f} files/s   {other} backbone atoms read")
-    print(f"ratio   {mine / peer:8.2f}")
+    chosen = parser.parse_args()
+    names = sorted(p.name for p in chosen.folder.glob("*.cif*") if not p.name.startswith("reject"))
+    files = [(name, load(chosen.folder, name)[0]) for name in (names[:20] if chosen.quick else names)]
+
+    def through(parse: Callable[[str, bytes], int]) -> int:
+        assert all(parse(name, data) > 0 for name, data in files)
+        return len(files)
+
+    rates = rows.race(lambda: through(ours), lambda: through(theirs), rounds=3 if chosen.quick else 5)
+    row = rows.faster("mmCIF bytes to backbone arrays by residue", rates, "biotite, columns only", 1.0, "files/s")
+    rows.report([row], chosen.json)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
 """Samples per second from shards to decoded samples, on one core: ours against webdataset.
 
-python benchmarks/read.py [DATA] [--quick]    DATA is a prepared data set; by default the package's sample is prepared
+python benchmarks/read.py [DATA] [--quick] [--json FILE]    DATA: a prepared data set; by default the package's sample
 
 Ours reads by offset in random order and checks the sample's checksum and its contract. webdataset reads sequentially,
 which is its best case, and decodes the safetensors member into arrays. Both read files that the page cache holds.
 """
 
-import argparse
 import random
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
+
+import rows
 
 from data_prep.prepare import PrepareConfig, prepare
 from pretrain.config import load
@@ -41,31 +40,17 @@ def theirs(path: Path) -> int:
     return sum(1 for sample in stream if safetensors.numpy.load(sample["safetensors"]) is not None)
 
 
-def timed(read: Callable[[Path], int], path: Path, seconds: float) -> float:
-    """Samples per second over at least `seconds`, after one pass that warms the caches."""
-    read(path)
-    done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        done += read(path)
-    return done / (time.perf_counter() - started)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = rows.options(__doc__)
     parser.add_argument("data", nargs="?", type=Path)
-    parser.add_argument("--quick", action="store_true", help="a second each")
-    options = parser.parse_args()
+    chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        path = options.data or Path(scratch) / "sample"
-        if not options.data:
+        path = chosen.data or Path(scratch) / "sample"
+        if not chosen.data:
             prepare(load(PrepareConfig, "prepare/sample.toml", ["workers=0"]), path, quiet=True)
-        seconds = 1.0 if options.quick else 10.0
-        mine, peer = timed(ours, path, seconds), timed(theirs, path, seconds)
-        size = sum(shard.stat().st_size for shard in path.rglob("*.tar"))
-    print(f"{path.name}: {size / 1e6:.1f} MB of shards")
-    print(f"ours       {mine:10,.0f} samples/s, in random order")
-    print(f"webdataset {peer:10,.0f} samples/s, in file order")
-    print(f"ratio      {mine / peer:10.2f}")
+        rates = rows.race(lambda: ours(path), lambda: theirs(path), rounds=5)
+    row = rows.faster("shards to decoded samples, shuffled and checked", rates, "webdataset in order", 2.5, "samples/s")
+    rows.report([row], chosen.json)
 
 
 if __name__ == "__main__":
