@@ -3,7 +3,8 @@
 The rule for the tree: below the heading "The tree" stands one fenced block, two spaces of indentation a level, a
 path and what it is for. Every tracked file has a line, but for these:
 - an `__init__.py` that holds nothing but its docstring;
-- what lies below a folder that says so by being listed without children: `tests/…` folders and `data_prep/sample/`.
+- what lies below a folder that says so by being listed without children: `tests/…` folders, `data_prep/sample/`
+  and `benchmarks/results/`.
 """
 
 import ast
@@ -61,6 +62,8 @@ def expected() -> set[str]:
             paths |= {"tests/"} | ({"/".join(path.parts[:2]) + "/"} if len(path.parts) > 2 else {name})
         elif name.startswith("data_prep/sample/"):
             paths |= {"data_prep/", "data_prep/sample/"}
+        elif name.startswith("benchmarks/results/"):
+            paths |= {"benchmarks/", "benchmarks/results/"}
         else:
             paths |= {name} | {parent.as_posix() + "/" for parent in path.parents if parent != Path(".")}
     return paths
