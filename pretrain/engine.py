@@ -85,7 +85,7 @@ class StepResult:
 
 def start(config: EngineConfig) -> torch.device:
     """Join the process group that the launcher's environment describes (a world of one without it)."""
-    cuda = torch.cuda.is_available()
+    cuda = _cuda()
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
@@ -272,7 +272,7 @@ def deepspeed_config(config: EngineConfig, optimizer: OptimizerConfig) -> dict[s
     """DeepSpeed's configuration, computed from ours and never written twice."""
     zero: dict[str, Any] = {"stage": config.stage}
     if config.offload and config.stage > 0:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": _cuda()}
     return {
         "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only logs it: our micro-batches are ragged
         "gradient_accumulation_steps": config.accumulate,
@@ -303,10 +303,15 @@ def _deepspeed() -> Any:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # deepspeed's older names
     import deepspeed
 
-    if not torch.cuda.is_available():
+    if not _cuda():
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.WARNING)
     return deepspeed
+
+
+def _cuda() -> bool:
+    """Whether to train on a GPU. DeepSpeed's DS_ACCELERATOR=cpu leaves one alone."""
+    return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
 
 
 def _free_port() -> int:

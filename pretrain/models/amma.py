@@ -98,8 +98,11 @@ class AmmaConfig(Config):
             raise ValueError(f"sees must have a row for each of {', '.join(self.modalities)} and no other")
         for modality in self.modalities:
             row = self.row(modality)
-            if not set(row.tokens) <= set(self.modalities) or not (row.tokens or row.global_token):
-                raise ValueError(f"sees.{modality} must name some of {', '.join(self.modalities)}, or the global token")
+            once = len(set(row.tokens)) == len(row.tokens)
+            if not once or not set(row.tokens) <= set(self.modalities) or not (row.tokens or row.global_token):
+                raise ValueError(
+                    f"sees.{modality} must name some of {', '.join(self.modalities)}, each once, or the global token"
+                )
         return self
 
     def row(self, modality: Modality) -> Sees:
@@ -138,7 +141,10 @@ class Amma(nn.Module):
     def __init__(self, config: AmmaConfig, widths: Mapping[Modality, int]):
         super().__init__()
         if missing := [m for m in config.modalities if m not in widths]:
-            raise ValueError(f"the model has {', '.join(missing)} but encoders give only {', '.join(widths)}")
+            raise ValueError(
+                f"the model has {', '.join(missing)} but encoders give only {', '.join(widths) or 'nothing'}: "
+                "configure an encoder for each of `model.modalities`, or leave those out of it"
+            )
         self.config, self.modalities = config, config.modalities
         self.projections = nn.ModuleDict({m.value: Projection(widths[m], config.width) for m in self.modalities})
         self.global_token = Mark(config.width)

@@ -371,6 +371,7 @@ def test_paper_size_builds_without_memory():
         ({"sees": {"sequence": {"tokens": ["sequence"]}}}, "a row for each"),
         ({"modalities": ["sequence"], "sees": {"sequence": {"tokens": ["image"]}}}, "sees.sequence must name"),
         ({"modalities": ["sequence"], "sees": {"sequence": {"tokens": [], "global_token": False}}}, "sees.sequence"),
+        ({"modalities": ["sequence"], "sees": {"sequence": {"tokens": ["sequence"] * 2}}}, "each once"),
         ({"masking": {"kep": 0.1}}, "did you mean 'keep'"),
         ({"masking": {"alpha": {"sequence": 0}}}, "greater than 0"),
     ],
