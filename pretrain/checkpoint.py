@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -119,25 +119,39 @@ class Checkpoint:
 
 
 def save(folder: Path, engine: Engine, step: int, state: dict[str, Any], config: CheckpointConfig) -> Path:
-    """Write and commit `folder/step-<step>`, then apply retention. Collective; returns the path on every rank."""
+    """Write and commit `folder/step-<step>`, then apply retention. Collective; returns the path on every rank.
+
+    Raises ValueError on every rank where one of them cannot write (a full disk, a folder that not all hosts share).
+    """
     final, staged = folder / f"step-{step:08d}", folder / f".step-{step:08d}.partial"
-    if distributed.rank() == 0:
-        shutil.rmtree(staged, ignore_errors=True)  # what an interrupted attempt left
-        staged.mkdir(parents=True)
-    distributed.barrier()
-    table, files = _write_rank(staged, engine)
-    everyone: list[Any] = distributed.gather_objects((table, files))
-    if distributed.rank() == 0:
-        files = {name: entry for _, part in everyone for name, entry in part.items()}
-        files |= _write_shared(staged, engine, step, state, [table for table, _ in everyone])
-        _write(staged / "COMMIT.json", json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
-        _sync_folder(staged)
-        if final.exists():  # a broken one that resume passed over: the good one takes its place
-            shutil.rmtree(final)
-        os.rename(staged, final)
-        _sync_folder(folder)
-        _retain(folder, config)
-    distributed.barrier()
+
+    def stage() -> None:
+        if distributed.rank() == 0:
+            for left in folder.glob(".step-*.partial"):  # by attempts that were interrupted
+                shutil.rmtree(left)
+            staged.mkdir(parents=True)
+
+    def commit() -> None:
+        if distributed.rank() == 0:
+            files = {name: entry for _, part in everyone for name, entry in part.items()}
+            files |= _write_shared(staged, engine, step, state, [table for table, _ in everyone])
+            _write(staged / "COMMIT.json", json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
+            _sync_folder(staged)
+            if final.exists():  # a broken one that resume passed over: the good one takes its place
+                shutil.rmtree(final)
+            os.rename(staged, final)
+            _sync_folder(folder)
+            _retain(folder, step, config)
+
+    try:
+        distributed.together(stage)
+        part = distributed.together(lambda: _write_rank(staged, engine))
+        everyone: list[Any] = distributed.gather_objects(part)
+        distributed.together(commit)
+    except distributed.Everywhere as error:
+        raise distributed.Everywhere(
+            f"the checkpoint of step {step} could not be written: {error}. Earlier ones are as they were"
+        ) from error
     return final
 
 
@@ -154,7 +168,7 @@ def latest(folder: Path) -> Checkpoint | None:
 def committed(folder: Path) -> list[Path]:
     """Folders named as checkpoints, oldest first. Staged ones have another name and are not seen."""
     found = [path for path in folder.glob("step-*") if FOLDER.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=_step)
 
 
 def verify(path: Path) -> list[str]:
@@ -190,7 +204,7 @@ def _write_rank(staged: Path, engine: Engine) -> tuple[dict[str, list[list[int]]
             parts[name].append(values[name])
         offset += fragment.length
     path = staged / rank_file(distributed.rank())
-    save_file({name: torch.cat([*values, torch.empty(0)]) for name, values in parts.items()}, path)
+    _save_file({name: torch.cat([*values, torch.empty(0)]) for name, values in parts.items()}, path)
     return dict(table), {path.name: _settle(path)}
 
 
@@ -214,15 +228,28 @@ def _write_shared(
     files = {"checkpoint.json": _write(staged / "checkpoint.json", json.dumps(about, indent=1).encode())}
     buffers = {name: buffer.detach().cpu().contiguous() for name, buffer in engine.model.named_buffers()}
     if buffers:
-        save_file(buffers, staged / "buffers.safetensors")
+        _save_file(buffers, staged / "buffers.safetensors")
         files["buffers.safetensors"] = _settle(staged / "buffers.safetensors")
     return files
 
 
-def _retain(folder: Path, config: CheckpointConfig) -> None:
-    for path in committed(folder)[: -config.keep]:
-        if not (config.keep_every and int(path.name.removeprefix("step-")) % config.keep_every == 0):
+def _retain(folder: Path, step: int, config: CheckpointConfig) -> None:
+    """Those after `step`, the newest one that is known to hold, are broken ones: they must not displace any."""
+    for path in [path for path in committed(folder) if _step(path) <= step][: -config.keep]:
+        if not (config.keep_every and _step(path) % config.keep_every == 0):
             shutil.rmtree(path)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # the library's own name for what the system said
+        raise OSError(f"{path}: {error}") from error
+    path.chmod(path.parent.stat().st_mode & 0o666)  # the library writes for the owner alone
 
 
 def _write(path: Path, data: bytes) -> dict[str, Any]:

@@ -1,8 +1,17 @@
 """Rank facts and the few collectives that the rest needs. One process without a process group is a world of one."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Everywhere(ValueError):
+    """What is wrong is known on every rank, and raised on every rank: one of them may speak for all."""
 
 
 def rank() -> int:
@@ -13,9 +22,33 @@ def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def barrier() -> None:
-    if world() > 1:
-        dist.barrier()
+def device() -> torch.device:
+    """Where tensors must lie to be communicated."""
+    nccl = dist.is_initialized() and "nccl" in dist.get_backend()
+    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+
+def together(work: Callable[[], T]) -> T:
+    """What `work` returns here, once it is done on every rank. Collective; `work` itself must not communicate.
+
+    Where it fails on any rank, no rank goes on to wait for that one: all raise `Everywhere`, with the first one's words
+    (a rank on which it failed as only a bug does raises that as it is).
+    """
+    result = failure = None
+    try:
+        result = work()
+    except Exception as error:
+        failure = error
+    expected = failure is None or isinstance(failure, (ValueError, OSError))
+    words = failure and (str(failure) if expected else f"{type(failure).__name__}: {failure}")
+    found = [(number, said) for number, said in enumerate(gather_objects(words)) if said is not None]
+    if failure is not None and not expected:
+        raise failure
+    if found:
+        number, said = found[0]
+        alone = f"rank {number} of {world()}: " if len(found) < world() else ""
+        raise Everywhere(f"{alone}{said}") from failure
+    return result  # type: ignore[return-value]  # nothing failed, so it is what `work` returned
 
 
 def add(values: Tensor) -> Tensor:

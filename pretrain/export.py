@@ -52,7 +52,7 @@ def export(run: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float3
         raise ValueError(f"{out} exists; export never overwrites. Give another folder, or remove that one")
     found = newest(run)
     config = validate(RunConfig, found.state["config"], str(found.path))
-    encoders = Encoders.build(config.encoders)
+    encoders = Encoders.build(config.frozen)
     _check_encoders(found, encoders)
     model = models.build(config.model, encoders.widths())
     found.load_model(model)
@@ -67,7 +67,7 @@ def export(run: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float3
         "format": FORMAT,
         "fourfold": metadata.version("fourfold"),
         "model": dump(config.model),
-        "encoders": dump(config.encoders),
+        "encoders": dump(config.frozen),
         "identity": encoders.identity(),
         "step": found.step,
         "parameters": {"model": _count(model), "encoders": _count(encoders)},

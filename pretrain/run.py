@@ -10,6 +10,7 @@ from pretrain.data.loader import DataConfig
 from pretrain.encoders.bundle import EncodersConfig
 from pretrain.engine import EngineConfig, OptimizerConfig
 from pretrain.models import ModelConfig
+from pretrain.sample import Modality
 
 
 class ValidationConfig(Config):
@@ -43,6 +44,12 @@ class RunConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     validation: ValidationConfig = ValidationConfig()
     log: LogConfig = LogConfig()
+
+    @property
+    def frozen(self) -> EncodersConfig:
+        """The encoders of the model's modalities; others are not built, and their data is not read."""
+        unused = {modality.value: None for modality in Modality if modality not in self.model.modalities}
+        return self.encoders.model_copy(update=unused)
 
     @property
     def checkpoints(self) -> Path:

@@ -8,13 +8,14 @@ import argparse
 import hashlib
 import json
 import logging
+import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -36,54 +37,78 @@ log = logging.getLogger(__name__)
 def train(run: RunConfig) -> None:
     """Train to `run.steps`, from the newest checkpoint of `run.out` if there is one. Collective."""
     device = start(run.engine)
-    dataset = Dataset.open(run.data.path)
-    encoders = Encoders.build(run.encoders).to(device)
-    identity = _identity(run, dataset, encoders)
+    parts = distributed.together(lambda: _prepare(run))
+    found = _newest(run)
+    engine, position = _begin(run, parts, found, device)
+    encoders = parts.encoders.to(device)
     if device.type == "cuda" and run.engine.precision == "bf16":
         encoders = encoders.to(torch.bfloat16)  # frozen, and nothing accumulates in them
-    plan = Plan(dataset, "train", run.data.plan, run.seed, encoders.spec())
-    loader = _loader(run, dataset, plan, run.engine.accumulate)
-    found = _newest(run)
-    engine, position = _begin(run, encoders, found, identity, device)
-    with Journal(run.out, run.log.tensorboard) as journal, _stop_signal() as stop:
-        _announce(run, plan, identity, found, journal)
-        clock = time.perf_counter()
-        for step in loader.steps(position) if position.step < run.steps else ():
+    with distributed.together(lambda: _open_journal(run)) as journal, _stop_signal() as stop:
+        _announce(run, parts, found, journal)
+        began = time.perf_counter()
+        for step in parts.loader.steps(position) if position.step < run.steps else ():
             rate = run.optimizer.rate(position.step, run.steps)
             torch.manual_seed(_seed(run.seed, position.step))
             result = engine.step([batch.to(device) for batch in step.batches], encoders, rate)
-            position = step.position
-            clock = _log_step(run, plan, step, result, journal, clock)
-            last = position.step >= run.steps
-            stopping = _agreed(stop.requested, device)
+            position, last = step.position, step.position.step >= run.steps
+            stopping, tokens, skipped = _exchange(stop.requested, step)
+            _log_step(run, step, result, tokens, time.perf_counter() - began, parts.loader.plan, journal)
+            if skipped:
+                journal.record("skipped", position.step, samples=skipped)
+            _check_finite(result, position.step)
             if last or position.step % run.validation.every == 0:
-                _validate(run, dataset, engine, encoders, position.step, journal)
+                _validate(run, parts.held_out, engine, encoders, position.step, journal)
             if last or stopping or position.step % run.checkpoint.every == 0:
-                _save(run, engine, position, identity, journal)
+                _save(run, engine, position, parts.identity, journal)
             if last or stopping:
                 journal.record("end" if last else "stopped", position.step)
                 break
+            began = time.perf_counter()
 
 
-def _loader(run: RunConfig, dataset: Dataset, plan: Plan, accumulate: int) -> Loader:
+@dataclass(frozen=True)
+class _Parts:
+    """What a run is made of before there is a model. Encoders are on the CPU yet, in float32."""
+
+    encoders: Encoders
+    loader: Loader
+    held_out: Loader
+    identity: dict[str, Any]
+
+
+def _prepare(run: RunConfig) -> _Parts:
+    """Everything that can be wrong with a configuration or its files is found here, before the first step."""
+    dataset = Dataset.open(run.data.path)
+    encoders = Encoders.build(run.frozen)
+    spec = encoders.spec()
     place = distributed.rank(), distributed.world()
-    return Loader(dataset, plan, plan.spec, *place, accumulate, run.data.workers, run.data.max_damaged_in_row)
+
+    def loader(split: str, how: PlanConfig, accumulate: int) -> Loader:
+        plan = Plan(dataset, split, how, run.seed, spec)
+        return Loader(dataset, plan, spec, *place, accumulate, run.data.workers, run.data.max_damaged_in_row)
+
+    training = loader("train", run.data.plan, run.engine.accumulate)
+    try:
+        held_out = loader(run.validation.split, PlanConfig(samples=run.validation.batch), 1)
+    except ValueError as error:
+        raise ValueError(f"validation (its `split` and `batch`): {error}") from error
+    return _Parts(encoders, training, held_out, _identity(run, dataset, encoders))
 
 
 def _begin(
-    run: RunConfig,
-    encoders: Encoders,
-    found: checkpoint.Checkpoint | None,
-    identity: dict[str, Any],
-    device: torch.device,
+    run: RunConfig, parts: _Parts, found: checkpoint.Checkpoint | None, device: torch.device
 ) -> tuple[Engine, Position]:
     """The engine and the position: a fresh start, or exactly where the checkpoint left them."""
-    torch.manual_seed(run.seed)
-    model = models.build(run.model, encoders.widths())
-    if found:
-        _check_identity(found, identity)
-        found.load_model(model)
-    engine = Engine(model, run.engine, run.optimizer, device)
+
+    def build() -> models.Model:
+        torch.manual_seed(run.seed)
+        model = models.build(run.model, parts.encoders.widths())
+        if found:
+            _check_identity(found, parts.identity)
+            found.load_model(model)
+        return model
+
+    engine = Engine(distributed.together(build), run.engine, run.optimizer, device)
     if found:
         found.load_engine(engine)
     return engine, Position.from_json(found.state["position"]) if found else Position()
@@ -91,17 +116,18 @@ def _begin(
 
 def _newest(run: RunConfig) -> checkpoint.Checkpoint | None:
     """Rank 0 verifies hashes, the others open what it found."""
-    found = checkpoint.latest(run.checkpoints) if distributed.rank() == 0 else None
+    found = distributed.together(lambda: checkpoint.latest(run.checkpoints) if distributed.rank() == 0 else None)
     name = distributed.gather_objects(found.path.name if found else None)[0]
-    return checkpoint.Checkpoint.read(run.checkpoints / str(name)) if name else None
+    return distributed.together(lambda: checkpoint.Checkpoint.read(run.checkpoints / str(name))) if name else None
 
 
 def _identity(run: RunConfig, dataset: Dataset, encoders: Encoders) -> dict[str, Any]:
     """What must not change between two sittings of one run: the data, the frozen encoders, the model, the seed."""
-    tree = config.dump(run)
+    tree, spec = config.dump(run), encoders.spec()
     return {
         "data": {"name": dataset.manifest["name"], "manifest_sha256": dataset.sha256},
         "encoders": encoders.identity(),
+        "limits": {f.name: getattr(spec, f.name) for f in fields(spec) if f.name != "tokenize"},
         "model": tree["model"],
         "plan": tree["data"]["plan"],
         "seed": run.seed,
@@ -110,13 +136,23 @@ def _identity(run: RunConfig, dataset: Dataset, encoders: Encoders) -> dict[str,
 
 def _check_identity(found: checkpoint.Checkpoint, identity: dict[str, Any]) -> None:
     stored = found.state["identity"]
-    changed = [name for name in identity if _essence(name, identity[name]) != _essence(name, stored.get(name))]
-    if changed:
+    was, now = ({name: _essence(name, tree.get(name)) for name in identity} for tree in (stored, identity))
+    if changes := list(_changes(was, now)):
+        names = dict.fromkeys(place.partition(".")[0] for place, _, _ in changes)
         raise ValueError(
-            f"{found.path.parent.parent} was trained with another {', '.join(changed)}: "
-            + "; ".join(f"{name} was {stored.get(name)}, is {identity[name]}" for name in changed)
+            f"{found.path.parent.parent} was trained with another {', '.join(names)}: "
+            + "; ".join(f"{place} was {was!r}, is {now!r}" for place, was, now in changes)
             + ". Give the original configuration, or another `out` for a new run."
         )
+
+
+def _changes(was: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(place, was, is) of every value that differs between two trees."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for name in sorted(was.keys() | now.keys()):
+            yield from _changes(was.get(name), now.get(name), f"{place}.{name}" if place else name)
+    elif was != now:
+        yield place, was, now
 
 
 def _essence(name: str, value: Any) -> Any:
@@ -133,12 +169,20 @@ def _save(run: RunConfig, engine: Engine, position: Position, identity: dict[str
     journal.record("checkpoint", position.step, path=path.name, seconds=round(time.perf_counter() - started, 3))
 
 
+def _check_finite(result: StepResult, step: int) -> None:
+    """The result is of all ranks, so all raise. What is not finite has already reached the weights: none is saved."""
+    if not (math.isfinite(result.total) and math.isfinite(result.gradient_norm)):
+        raise distributed.Everywhere(
+            f"training has diverged: at step {step} the loss is {result.total:g}, the gradient's norm "
+            f"{result.gradient_norm:g}. It was not saved: lower optimizer.lr, warm up longer or clip harder, and start "
+            "again; the run goes on from its newest checkpoint"
+        )
+
+
 def _validate(
-    run: RunConfig, dataset: Dataset, engine: Engine, encoders: Encoders, step: int, journal: Journal
+    run: RunConfig, loader: Loader, engine: Engine, encoders: Encoders, step: int, journal: Journal
 ) -> Validation:
     """Held-out losses and retrieval, with the same masks at every validation."""
-    plan = Plan(dataset, run.validation.split, PlanConfig(samples=run.validation.batch), run.seed, encoders.spec())
-    loader = _loader(run, dataset, plan, 1)
 
     def forward(batch: Batch) -> tuple[Losses, Embedded]:
         batch = batch.to(engine.device)
@@ -155,12 +199,21 @@ def _validate(
     return result
 
 
-def _log_step(run: RunConfig, plan: Plan, step: Step, result: StepResult, journal: Journal, clock: float) -> float:
-    """One record per logged step; tokens are those that fusion saw, over all ranks. Returns the time now."""
-    number, now = step.position.step, time.perf_counter()
-    seconds = now - clock
+def _exchange(stop: bool, step: Step) -> tuple[bool, int, list[str]]:
+    """Over all ranks: whether any was asked to stop (all must take the same last step); the tokens that fusion saw;
+    the samples that were skipped."""
     tokens = sum(int(lengths.sum()) for batch in step.batches for lengths in batch.lengths.values())
-    total = int(distributed.add(torch.tensor([tokens], device=_device())).item())
+    local = torch.tensor([stop, tokens, len(step.skipped)], dtype=torch.int64, device=distributed.device())
+    stops, tokens, skipped = distributed.add(local).tolist()
+    names: list[Any] = distributed.gather_objects(step.skipped) if skipped else []
+    return stops > 0, tokens, [name for part in names for name in part]
+
+
+def _log_step(
+    run: RunConfig, step: Step, result: StepResult, tokens: int, seconds: float, plan: Plan, journal: Journal
+) -> None:
+    """One record per logged step. seconds: of this step, its data included, validation and checkpoints not."""
+    number = step.position.step
     if number % run.log.every == 0 or number in (1, run.steps):
         facts = {
             "loss": result.total,
@@ -168,8 +221,8 @@ def _log_step(run: RunConfig, plan: Plan, step: Step, result: StepResult, journa
             "gradient_norm": result.gradient_norm,
             "learning_rate": result.learning_rate,
             "samples": len(step.plan.entries),
-            "tokens": total,
-            "tokens_per_second": round(total / seconds, 1),
+            "tokens": tokens,
+            "tokens_per_second": round(tokens / seconds, 1),
             "seconds": round(seconds, 4),
             "waited": round(step.waited, 4),
             "epoch": round(plan.epoch(step.position), 4),
@@ -178,19 +231,19 @@ def _log_step(run: RunConfig, plan: Plan, step: Step, result: StepResult, journa
         journal.say(
             f"step {number}/{run.steps}  loss {result.total:.4f}  "
             + "  ".join(f"{name.rpartition('/')[2]} {value:.4f}" for name, value in result.losses.items())
-            + f"  {total / seconds:,.0f} tokens/s"
+            + f"  {tokens / seconds:,.0f} tokens/s"
         )
-    if step.skipped:
-        journal.record("skipped", number, samples=list(step.skipped))
-    return now
 
 
-def _announce(
-    run: RunConfig, plan: Plan, identity: dict[str, Any], found: checkpoint.Checkpoint | None, journal: Journal
-) -> None:
-    world = distributed.world()
+def _open_journal(run: RunConfig) -> Journal:
+    journal = Journal(run.out, run.log.tensorboard)
     if journal.writes:
         (run.out / "config.json").write_text(json.dumps(config.dump(run), indent=1) + "\n")
+    return journal
+
+
+def _announce(run: RunConfig, parts: _Parts, found: checkpoint.Checkpoint | None, journal: Journal) -> None:
+    world, plan, identity = distributed.world(), parts.loader.plan, parts.identity
     journal.say(
         f"{sum(plan.sizes.values()):,} proteins in {len(plan.sizes)} groups, {world} rank(s), ZeRO {run.engine.stage}"
     )
@@ -226,15 +279,6 @@ def _stop_signal() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _agreed(requested: bool, device: torch.device) -> bool:
-    """Whether any rank was asked to stop: all must take the same last step."""
-    return bool(distributed.add(torch.tensor([int(requested)], device=device)).item())
-
-
-def _device() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
 def _seed(seed: int, step: int) -> int:
     """The global generators' seed for a step (dropout, if a model has any): stateless, so there is none to save."""
     return int.from_bytes(
@@ -251,11 +295,22 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         train(config.load(RunConfig, options.config, options.overrides))
-    except ValueError as error:
-        if os.environ.get("RANK", "0") == "0":  # the launcher's, for errors before there is a process group
-            print(f"error: {error}", file=sys.stderr, flush=True)
+    except (ValueError, OSError) as error:
+        _tell(error)
         return 2
     return 0
+
+
+def _tell(error: Exception) -> None:
+    """One rank speaks for all where all fail alike; what fails on one, that one says.
+
+    Before there is a process group nobody knows, and the first rank of each host speaks.
+    """
+    rank, local = (int(os.environ.get(name, "0")) for name in ("RANK", "LOCAL_RANK"))
+    if rank == 0:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    elif local == 0 if distributed.world() == 1 else not isinstance(error, distributed.Everywhere):
+        print(f"error on rank {rank}: {error}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

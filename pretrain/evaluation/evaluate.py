@@ -110,7 +110,7 @@ def _retrieval(
     """Recall, plain and centred, for each pair of modalities that at least one protein has. Collective: the same calls
     on every rank."""
     every = {modality: found for modality, part in rows.items() if (found := _gather(part)) is not None}
-    codes, _ = distributed.gather_rows(torch.cat([torch.zeros(0, dtype=torch.int64), *texts]).to(_device()))
+    codes, _ = distributed.gather_rows(torch.cat([torch.zeros(0, dtype=torch.int64), *texts]).to(distributed.device()))
     pairs = [(a, b) for a, b in combinations(every, 2) if bool((every[a][1] & every[b][1]).any())]
     plain = {f"{a}-{b}": _recall(every, a, b, codes, k, centre=False) for a, b in pairs}
     return plain, {f"{a}-{b}": _recall(every, a, b, codes, k, centre=True) for a, b in pairs}
@@ -121,8 +121,9 @@ def _gather(part: _Rows) -> tuple[Tensor, Tensor] | None:
     width = max(int(w) for w in distributed.gather_objects(part.width))  # type: ignore[call-overload]
     if not width:
         return None
-    values, _ = distributed.gather_rows(torch.cat([torch.zeros(0, width), *part.values]).to(_device()))
-    present, _ = distributed.gather_rows(torch.cat([torch.zeros(0, dtype=torch.uint8), *part.present]).to(_device()))
+    place = distributed.device()  # a rank without a batch has no tensor to ask
+    values, _ = distributed.gather_rows(torch.cat([torch.zeros(0, width), *part.values]).to(place))
+    present, _ = distributed.gather_rows(torch.cat([torch.zeros(0, dtype=torch.uint8), *part.present]).to(place))
     return values, present.bool()
 
 
@@ -135,8 +136,3 @@ def _recall(every: Embedded, a: Modality, b: Modality, codes: Tensor, k: int, ce
         return recall_at_k(rows[0], rows[1], k, texts)
     except ValueError as error:
         raise ValueError(f"validation, {a}-{b}: {error}") from error
-
-
-def _device() -> str:
-    """Where the process group communicates; a rank without a batch has no tensor to ask."""
-    return "cuda" if torch.distributed.is_initialized() and "nccl" in torch.distributed.get_backend() else "cpu"

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from pretrain import checkpoint
-from tests.runs.training import finish, kill, log, losses, start, train, wait_for_step
+from pretrain.config import load
+from pretrain.run import RunConfig
+from pretrain.train import _prepare
+from tests.runs.training import SMALL, finish, kill, log, losses, start, train, wait_for_step
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +98,21 @@ def test_a_run_is_not_resumed_with_another_model(sample_data: Path, uninterrupte
     shutil.copytree(uninterrupted, out)
     finish(start(sample_data, out, 1, "steps=50", "model.depth=2"), out, expect=2)
     assert "was trained with another model" in out.with_suffix(".txt").read_text()
+
+
+def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(sample_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    diverging = ("optimizer.lr=1e30", "optimizer.clip=0", "checkpoint.every=1")
+    finish(start(sample_data, out, 1, "steps=9", *diverging), out, expect=2)
+    assert "training has diverged: at step 2 the loss is nan" in out.with_suffix(".txt").read_text()
+    assert [path.name for path in checkpoint.committed(out / "checkpoints")] == ["step-00000001"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("validation.split=vaild", "split 'vaild' holds no samples"), ("data.plan.samples=0", "greater than or equal")],
+)
+def test_a_mistake_is_found_before_the_first_step(sample_data: Path, override: str, message: str) -> None:
+    settings = [*SMALL, f"data.path={sample_data}", override]
+    with pytest.raises(ValueError, match=message):
+        _prepare(load(RunConfig, "amma/tiny.toml", settings))

@@ -1,5 +1,6 @@
 """One process is a world of one, and its collectives are the identity. Several processes: tests/ranks."""
 
+import pytest
 import torch
 
 from pretrain import distributed
@@ -7,7 +8,7 @@ from pretrain import distributed
 
 def test_without_a_process_group_there_is_one_rank() -> None:
     assert (distributed.rank(), distributed.world()) == (0, 1)
-    distributed.barrier()
+    assert distributed.device() == torch.device("cpu")
 
 
 def test_add_is_a_new_tensor_without_gradient() -> None:
@@ -27,3 +28,15 @@ def test_gathered_rows_of_one_rank_are_its_own_with_gradient() -> None:
 
 def test_gathered_objects_of_one_rank() -> None:
     assert distributed.gather_objects({"a": 1}) == [{"a": 1}]
+
+
+def test_what_is_done_together_returns_or_fails_everywhere() -> None:
+    assert distributed.together(lambda: 3) == 3
+
+    def full() -> None:
+        raise OSError("no space")
+
+    with pytest.raises(distributed.Everywhere, match=r"^no space$"):
+        distributed.together(full)
+    with pytest.raises(ZeroDivisionError):  # a bug keeps its name and its traceback
+        distributed.together(lambda: 1 // 0)
