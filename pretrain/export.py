@@ -32,7 +32,7 @@ from pretrain.evaluation.card import card
 from pretrain.evaluation.history import History
 from pretrain.inference import CONFIG, WEIGHTS, Exported, strip
 from pretrain.run import RunConfig
-from pretrain.sample import Modality, Sample
+from pretrain.sample import CorruptSample, Modality, Sample
 
 CENTRED_ON = 256  # proteins: their mean is known to a sixteenth of their spread
 UNNAMED = {"weights": {"sha256": ""}}  # a model that no file holds yet
@@ -57,8 +57,9 @@ def export(run: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float3
     model = models.build(config.model, encoders.widths())
     found.load_model(model)
     strip(model)
-    seen = training_samples(config.data.path)
-    centres = mean_embeddings(Exported(model.eval(), encoders, UNNAMED, torch.device("cpu")), seen)
+    unnamed = Exported(model.eval(), encoders, UNNAMED, torch.device("cpu"))
+    seen = list(filter(unnamed.sees, training_samples(config.data.path)))
+    centres = mean_embeddings(unnamed, seen)
     staged = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)  # what an interrupted export left
     staged.mkdir(parents=True)
@@ -108,20 +109,24 @@ def training_samples(data: Path) -> list[Sample]:
     try:
         dataset = Dataset.open(data)
         groups = dataset.groups("train")
-        total = sum(map(len, groups.values()))
-        stride = max(1, -(-total // CENTRED_ON))
-        return [dataset.read("train", name, i) for name, group in groups.items() for i in range(0, len(group), stride)]
     except ValueError as error:
         log.warning("no training proteins to centre embeddings on, so search compares them as they are: %s", error)
         return []
+    stride = max(1, -(-sum(map(len, groups.values())) // CENTRED_ON))
+    samples = []
+    for name, i in ((name, i) for name, group in groups.items() for i in range(0, len(group), stride)):
+        try:
+            samples.append(dataset.read("train", name, i))
+        except CorruptSample as error:
+            log.warning("embeddings are centred without a damaged sample: %s", error)
+    return samples
 
 
 def mean_embeddings(model: Exported, samples: Sequence[Sample]) -> dict[Modality, Tensor]:
     """Modality → [D], the mean over the samples that have it."""
-    seen = [sample for sample in samples if set(sample.modalities) & set(model.modalities)]
-    if not seen:
+    if not samples:
         return {}
-    found = model.embed(seen)
+    found = model.embed(samples)
     there = {m: present for m, present in found.present.items() if present.any()}
     return {m: torch.from_numpy(found.alone[m][present].mean(0)) for m, present in there.items()}
 

@@ -58,6 +58,10 @@ class Exported:
     def modalities(self) -> tuple[Modality, ...]:
         return self.model.modalities
 
+    def sees(self, sample: Sample) -> bool:
+        """Whether the protein has anything that this model takes (function as a text)."""
+        return _sees(sample, self.encoders.spec())
+
     def embed(self, samples: Sequence[Sample], per_residue: bool = False, batch: int = BATCH) -> Embeddings:
         """Embed proteins; the result has their order. batch: tokens that go through the model together.
 

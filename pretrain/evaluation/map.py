@@ -55,9 +55,9 @@ class Map:
         if not (data / MANIFEST).is_file() or not (folder / inference.CONFIG).is_file():
             return None
         model, dataset = inference.load(folder), Dataset.open(data)
-        held_out, trained = (_samples(dataset, split) for split in (HELD_OUT, TRAINED))
+        held_out, trained = (list(filter(model.sees, _samples(dataset, split))) for split in (HELD_OUT, TRAINED))
         if not held_out and not trained:
-            return Map((), (), "The data set has no proteins to draw.")
+            return Map((), (), "The data set has no proteins that this model sees.")
         embeddings = model.embed(held_out + trained)
         searches = tuple(_searches(model, embeddings, held_out))
         return _project(embeddings, len(held_out), len(trained), searches)

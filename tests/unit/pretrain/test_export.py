@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from pretrain import checkpoint
 from pretrain.export import export, mean_embeddings, training_samples
 from pretrain.inference import load
+from pretrain.sample import Function, Modality, Sample, Term
+from tests.unit.pretrain.data.conftest import protein, write
 
 
 def test_the_weights_are_the_checkpoints(trained_run, exported):
@@ -67,6 +69,22 @@ def test_centres_are_means_of_training_proteins(exported, samples):
         assert np.abs(np.mean(rows, axis=0) - centre.numpy()).max() < 1e-6
     assert set(centres) == {modality for sample in samples for modality in sample.modalities}
     assert mean_embeddings(model, []) == {}
+
+
+def test_a_protein_that_the_model_does_not_see_is_told_from_one_that_it_does(exported):
+    model = load(exported)
+    assert model.sees(Sample("A", sequence="MK"))
+    assert not model.sees(Sample("B", function=Function((Term("GO:0005524", "IDA"),))))  # terms alone are no text
+
+
+def test_centres_do_without_a_damaged_sample(tmp_path, caplog):
+    write(tmp_path, {"train": [protein(f"P{i}", Modality.SEQUENCE) for i in range(5)]}, partitions=1)
+    (shard,) = tmp_path.rglob("*.tar")
+    data = bytearray(shard.read_bytes())
+    data[700] ^= 1  # in the first sample
+    shard.write_bytes(data)
+    assert [sample.key for sample in training_samples(tmp_path)] == ["P1", "P2", "P3", "P4"]
+    assert "centred without a damaged sample" in caplog.text and "P0" in caplog.text
 
 
 def test_without_its_data_a_model_is_not_centred(exported, tmp_path, caplog):
