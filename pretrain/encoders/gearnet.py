@@ -130,11 +130,12 @@ class RelationalConv(nn.Module):
     def forward(self, hidden: Tensor, graph: Any) -> Tensor:
         """graph: a torch-geometric EdgeIndex, [N · relations, N].
 
-        The sums come from one sparse product; messages written out per edge would be 25 times the features.
+        The sums come from one sparse product; messages written out per edge would be 25 times the features. It is in
+        float32 whatever the weights are: the library's matrix is, and takes no other beside it.
         """
         with torch.sparse.check_sparse_tensor_invariants(False), warnings.catch_warnings():  # `edges` keeps them
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            sums = graph.matmul(hidden).view(len(hidden), -1)
+            sums = graph.matmul(hidden.float()).to(hidden.dtype).view(len(hidden), -1)
         return self.norm(self.linear(sums) + self.self_loop(hidden)).relu()
 
 

@@ -156,7 +156,8 @@ class Vision(nn.Module):
         values = self.mean.new_zeros(0, self.width)
         if len(images.pixels):
             colours = images.pixels[:, [CHANNELS.index(name) for name in RGB]]
-            hidden = self.model(pixel_values=(colours - self.mean) / self.deviation).last_hidden_state
+            scaled = ((colours - self.mean) / self.deviation).to(self.mean.dtype)  # the weights' own
+            hidden = self.model(pixel_values=scaled).last_hidden_state
             values = hidden[:, -self.patches :].flatten(0, 1)
         return _tokens(values, images, self.patches)
 

@@ -120,6 +120,16 @@ def test_what_nobody_has_gives_zero_rows(encoders: Encoders, chosen: list[int]) 
         assert features[modality].values.shape[1] == width and bool(len(features[modality].values)) == present
 
 
+def test_in_half_precision_as_on_a_gpu_features_are_near(tree: dict[str, Any], encoders: Encoders) -> None:
+    spec, half = encoders.spec(), build(tree).to(torch.bfloat16)
+    full = collate(samples(), range(6), 0, 0, spec)
+    for modality, tokens in half(full).items():
+        want = encoders(full)[modality].values
+        assert tokens.values.dtype == torch.bfloat16
+        assert (tokens.values.float() - want).norm() < 0.03 * want.norm(), modality
+    assert all(tokens.values.shape[0] == 0 for tokens in half(collate([], [], 0, 0, spec)).values())
+
+
 def test_it_stays_frozen(encoders: Encoders) -> None:
     encoders.train()
     assert not any(module.training for module in encoders.modules())

@@ -99,6 +99,8 @@ def test_a_vision_model_sees_three_planes_as_its_colours(folder: Path, tmp_path:
         copy = Vision.skeleton(encoder.config, tmp_path)
         copy.load_state_dict(encoder.state_dict())
         torch.testing.assert_close(copy.eval()(batch).values, got.values, atol=0, rtol=0)
+        half = copy.to(torch.bfloat16)(batch).values  # as on a GPU
+        torch.testing.assert_close(half.float(), got.values, atol=0.1, rtol=0)
     assert encoder.size == 16 and encoder.patches == 4
 
 
