@@ -13,11 +13,16 @@ from typing import Any, Self
 
 from pretrain import distributed
 
+CURVES = ("step", "validation")  # events that TensorBoard gets; the others are facts, not curves
+
 
 class Journal:
-    """Open it as a context. Records are flushed as they are written, so a killed run has said all that it did."""
+    """Open it as a context. Records are flushed as they are written, so a killed run has said all that it did.
 
-    def __init__(self, folder: Path, tensorboard: bool) -> None:
+    done: steps that an earlier sitting took and this one goes on from; TensorBoard drops what that said of later ones.
+    """
+
+    def __init__(self, folder: Path, tensorboard: bool, done: int = 0) -> None:
         self.writes = distributed.rank() == 0
         if self.writes:
             folder.mkdir(parents=True, exist_ok=True)
@@ -25,7 +30,7 @@ class Journal:
             cut = _cut(path)
             self._file = path.open("a")
             self._file.write("\n" if cut else "")
-            self._board = _board(folder / "tensorboard") if tensorboard else None
+            self._board = _board(folder / "tensorboard", done) if tensorboard else None
 
     def __enter__(self) -> Self:
         return self
@@ -37,13 +42,13 @@ class Journal:
                 self._board.close()
 
     def record(self, event: str, step: int, **facts: Any) -> None:
-        """One line of `log.jsonl`: {"event", "step", "time", …facts}; numbers go to TensorBoard too."""
+        """One line of `log.jsonl`: {"event", "step", "time", …facts}; the numbers of CURVES go to TensorBoard too."""
         if not self.writes:
             return
         entry = {"event": event, "step": step, "time": round(time.time(), 3), **facts}
         self._file.write(json.dumps(entry, allow_nan=True) + "\n")
         self._file.flush()
-        if self._board:
+        if self._board and event in CURVES:
             for name, value in _numbers(facts):
                 self._board.add_scalar(f"{event}/{name}", value, step)
 
@@ -73,7 +78,7 @@ def _numbers(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]
     return found
 
 
-def _board(folder: Path) -> Any:
+def _board(folder: Path, done: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=done + 1)

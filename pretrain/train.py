@@ -43,7 +43,7 @@ def train(run: RunConfig) -> None:
     encoders = parts.encoders.to(device)
     if device.type == "cuda" and run.engine.precision == "bf16":
         encoders = encoders.to(torch.bfloat16)  # frozen, and nothing accumulates in them
-    with distributed.together(lambda: _open_journal(run)) as journal, _stop_signal() as stop:
+    with distributed.together(lambda: _open_journal(run, position.step)) as journal, _stop_signal() as stop:
         _announce(run, parts, found, journal)
         began = time.perf_counter()
         for step in parts.loader.steps(position) if position.step < run.steps else ():
@@ -235,8 +235,8 @@ def _log_step(
         )
 
 
-def _open_journal(run: RunConfig) -> Journal:
-    journal = Journal(run.out, run.log.tensorboard)
+def _open_journal(run: RunConfig, done: int) -> Journal:
+    journal = Journal(run.out, run.log.tensorboard, done)
     if journal.writes:
         (run.out / "config.json").write_text(json.dumps(config.dump(run), indent=1) + "\n")
     return journal

@@ -34,3 +34,20 @@ def test_a_line_that_a_kill_cut_does_not_swallow_the_next_record(tmp_path: Path,
     with Journal(tmp_path, tensorboard=False) as journal:
         journal.record("resume", 1)
     assert lines(tmp_path)[0] == cut and json.loads(lines(tmp_path)[1])["event"] == "resume"
+
+
+def test_tensorboard_shows_curves_and_a_step_that_was_done_again_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for sitting, (done, steps) in enumerate([(0, range(1, 6)), (3, range(4, 7))]):
+        with Journal(tmp_path, tensorboard=True, done=done) as journal:
+            journal.record("start", 0, width=8)
+            for step in steps:
+                journal.record("step", step, losses={"a": step + 10 * sitting})
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert board.Tags()["scalars"] == ["step/losses/a"]
+    assert [(e.step, e.value) for e in board.Scalars("step/losses/a")] == [
+        *((step, step) for step in (1, 2, 3)),
+        *((step, step + 10) for step in (4, 5, 6)),
+    ]
