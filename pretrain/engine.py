@@ -28,7 +28,7 @@ STATES = ("weight", "exp_avg", "exp_avg_sq")  # what a fragment holds: fp32 mast
 
 
 class OptimizerConfig(Config):
-    """AdamW with linear warm-up and cosine decay to `final` × `lr` at the last step."""
+    """AdamW with linear warm-up and cosine decay to `final` × `lr`, which the step after the last one would have."""
 
     lr: float = Field(default=3e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)

@@ -10,6 +10,7 @@ residues among them; the first word pieces of a text. Proteins that lose residue
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -197,7 +198,7 @@ def _check(samples: list[Sample], spec: InputSpec) -> tuple[str, ...]:
     if not samples:
         raise ValueError("there are no proteins to embed")
     keys = [sample.key for sample in samples]
-    if repeated := sorted({key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else ()):
+    if repeated := sorted(key for key, count in Counter(keys).items() if count > 1):
         raise ValueError(f"keys must be unique; {named(repeated)} come more than once")
     if empty := [sample.key for sample in samples if not _sees(sample, spec)]:
         raise ValueError(

@@ -1,13 +1,18 @@
-"""Everything a run is, on one page."""
+"""Everything a run is, on one page, and what of it must stay when it goes on."""
 
+import json
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
-from pretrain.checkpoint import CheckpointConfig
-from pretrain.config import Config
+from pretrain.checkpoint import Checkpoint, CheckpointConfig
+from pretrain.config import Config, dump
+from pretrain.data.index import Dataset
 from pretrain.data.loader import DataConfig
-from pretrain.encoders.bundle import EncodersConfig
+from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.engine import EngineConfig, OptimizerConfig
 from pretrain.models import ModelConfig
 from pretrain.sample import Modality
@@ -54,3 +59,45 @@ class RunConfig(Config):
     @property
     def checkpoints(self) -> Path:
         return self.out / "checkpoints"
+
+
+def identity_of(run: RunConfig, dataset: Dataset, encoders: Encoders) -> dict[str, Any]:
+    """What must not change between two sittings of one run: data, frozen encoders and their limits, model, seed."""
+    tree, spec = dump(run), encoders.spec()
+    return {
+        "data": {"name": dataset.manifest["name"], "manifest_sha256": dataset.sha256},
+        "encoders": encoders.identity(),
+        "limits": {f.name: getattr(spec, f.name) for f in fields(spec) if f.name != "tokenize"},
+        "model": tree["model"],
+        "plan": tree["data"]["plan"],
+        "seed": run.seed,
+    }
+
+
+def check_identity(found: Checkpoint, identity: dict[str, Any]) -> None:
+    """Raises ValueError, with every value that differs, where the checkpoint is of another run."""
+    stored = found.state["identity"]
+    was, now = ({name: _essence(name, tree.get(name)) for name in identity} for tree in (stored, identity))
+    if changes := list(_changes(was, now)):
+        names = dict.fromkeys(place.partition(".")[0] for place, _, _ in changes)
+        raise ValueError(
+            f"{found.path.parent.parent} was trained with another {', '.join(names)}: "
+            + "; ".join(f"{place} was {was!r}, is {now!r}" for place, was, now in changes)
+            + ". Give the original configuration, or another `out` for a new run."
+        )
+
+
+def _changes(was: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(place, was, is) of every value that differs between two trees."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        for name in sorted(was.keys() | now.keys()):
+            yield from _changes(was.get(name), now.get(name), f"{place}.{name}" if place else name)
+    elif was != now:
+        yield place, was, now
+
+
+def _essence(name: str, value: Any) -> Any:
+    """What of an identity must be equal: of encoders the weights themselves, wherever they lie now."""
+    if name == "encoders" and isinstance(value, dict):
+        return {modality: encoder["sha256"] for modality, encoder in value.items()}
+    return json.loads(json.dumps(value))

@@ -13,9 +13,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from pretrain.encoders.bundle import Encoders
 from pretrain.engine import Engine, StepResult, start
 from pretrain.evaluation.evaluate import Embedded, Validation, validate
 from pretrain.journal import Journal
-from pretrain.run import RunConfig
+from pretrain.run import RunConfig, check_identity, identity_of
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def train(run: RunConfig) -> None:
             stopping, tokens, skipped = _exchange(stop.requested, step)
             _log_step(run, step, result, tokens, time.perf_counter() - began, parts.loader.plan, journal)
             if skipped:
-                journal.record("skipped", position.step, samples=skipped)
+                journal.record("skipped", position.step, split="train", samples=skipped)
             _check_finite(result, position.step)
             if last or position.step % run.validation.every == 0:
                 _validate(run, parts.held_out, engine, encoders, position.step, journal)
@@ -92,7 +92,7 @@ def _prepare(run: RunConfig) -> _Parts:
         held_out = loader(run.validation.split, PlanConfig(samples=run.validation.batch), 1)
     except ValueError as error:
         raise ValueError(f"validation (its `split` and `batch`): {error}") from error
-    return _Parts(encoders, training, held_out, _identity(run, dataset, encoders))
+    return _Parts(encoders, training, held_out, identity_of(run, dataset, encoders))
 
 
 def _begin(
@@ -104,7 +104,7 @@ def _begin(
         torch.manual_seed(run.seed)
         model = models.build(run.model, parts.encoders.widths())
         if found:
-            _check_identity(found, parts.identity)
+            check_identity(found, parts.identity)
             found.load_model(model)
         return model
 
@@ -119,47 +119,6 @@ def _newest(run: RunConfig) -> checkpoint.Checkpoint | None:
     found = distributed.together(lambda: checkpoint.latest(run.checkpoints) if distributed.rank() == 0 else None)
     name = distributed.gather_objects(found.path.name if found else None)[0]
     return distributed.together(lambda: checkpoint.Checkpoint.read(run.checkpoints / str(name))) if name else None
-
-
-def _identity(run: RunConfig, dataset: Dataset, encoders: Encoders) -> dict[str, Any]:
-    """What must not change between two sittings of one run: the data, the frozen encoders, the model, the seed."""
-    tree, spec = config.dump(run), encoders.spec()
-    return {
-        "data": {"name": dataset.manifest["name"], "manifest_sha256": dataset.sha256},
-        "encoders": encoders.identity(),
-        "limits": {f.name: getattr(spec, f.name) for f in fields(spec) if f.name != "tokenize"},
-        "model": tree["model"],
-        "plan": tree["data"]["plan"],
-        "seed": run.seed,
-    }
-
-
-def _check_identity(found: checkpoint.Checkpoint, identity: dict[str, Any]) -> None:
-    stored = found.state["identity"]
-    was, now = ({name: _essence(name, tree.get(name)) for name in identity} for tree in (stored, identity))
-    if changes := list(_changes(was, now)):
-        names = dict.fromkeys(place.partition(".")[0] for place, _, _ in changes)
-        raise ValueError(
-            f"{found.path.parent.parent} was trained with another {', '.join(names)}: "
-            + "; ".join(f"{place} was {was!r}, is {now!r}" for place, was, now in changes)
-            + ". Give the original configuration, or another `out` for a new run."
-        )
-
-
-def _changes(was: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(place, was, is) of every value that differs between two trees."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        for name in sorted(was.keys() | now.keys()):
-            yield from _changes(was.get(name), now.get(name), f"{place}.{name}" if place else name)
-    elif was != now:
-        yield place, was, now
-
-
-def _essence(name: str, value: Any) -> Any:
-    """What of an identity must be equal: of encoders the weights themselves, wherever they lie now."""
-    if name == "encoders" and isinstance(value, dict):
-        return {modality: encoder["sha256"] for modality, encoder in value.items()}
-    return json.loads(json.dumps(value))
 
 
 def _save(run: RunConfig, engine: Engine, position: Position, identity: dict[str, Any], journal: Journal) -> None:
@@ -191,9 +150,17 @@ def _validate(
         found = engine.evaluate(batch, features, "embeddings")
         return losses, {m: (values, found.present[m]) for m, values in found.values.items()}
 
-    batches = (batch for held in loader.once(run.validation.samples) for batch in held.batches)
-    result = validate(forward, batches, run.validation.k)
+    skipped: list[str] = []
+
+    def batches() -> Iterator[Batch]:
+        for held in loader.once(run.validation.samples):
+            skipped.extend(held.skipped)
+            yield from held.batches
+
+    result = validate(forward, batches(), run.validation.k)
     journal.record("validation", step, **result.record())
+    if names := _named(skipped):
+        journal.record("skipped", step, split=run.validation.split, samples=names)
     shown = " · ".join(f"{pair} R@{r.k} {r.recall:.2f} (chance {r.chance:.2f})" for pair, r in result.retrieval.items())
     journal.say(f"step {step}: validation loss {result.loss:.4f}; {shown}")
     return result
@@ -205,8 +172,13 @@ def _exchange(stop: bool, step: Step) -> tuple[bool, int, list[str]]:
     tokens = sum(int(lengths.sum()) for batch in step.batches for lengths in batch.lengths.values())
     local = torch.tensor([stop, tokens, len(step.skipped)], dtype=torch.int64, device=distributed.device())
     stops, tokens, skipped = distributed.add(local).tolist()
-    names: list[Any] = distributed.gather_objects(step.skipped) if skipped else []
-    return stops > 0, tokens, [name for part in names for name in part]
+    return stops > 0, tokens, _named(step.skipped) if skipped else []
+
+
+def _named(skipped: Sequence[str]) -> list[str]:
+    """Every rank's. Collective."""
+    everyone: list[Any] = distributed.gather_objects(list(skipped))
+    return [name for part in everyone for name in part]
 
 
 def _log_step(
@@ -293,6 +265,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger("pretrain.encoders").setLevel(logging.ERROR)  # the same on every rank: the first one says it
     try:
         train(config.load(RunConfig, options.config, options.overrides))
     except (ValueError, OSError) as error:

@@ -1,7 +1,12 @@
-"""What follows from a run's configuration."""
+"""What follows from a run's configuration, and what of it must stay."""
 
+from pathlib import Path
+
+import pytest
+
+from pretrain.checkpoint import Checkpoint
 from pretrain.config import dump, load, validate
-from pretrain.run import RunConfig
+from pretrain.run import RunConfig, check_identity
 
 
 def test_only_the_models_modalities_are_encoded() -> None:
@@ -9,3 +14,14 @@ def test_only_the_models_modalities_are_encoded() -> None:
     assert run.frozen.structure is None and run.frozen.function is None
     assert run.frozen.sequence == run.encoders.sequence and run.frozen.image == run.encoders.image
     assert validate(RunConfig, dump(run), "dumped") == run
+
+
+def test_a_resume_names_what_changed_and_nothing_else() -> None:
+    encoder = {"sha256": "ab", "weights": "a.pt"}
+    stored = {"seed": 1, "model": {"width": 8, "depth": 2}, "encoders": {"sequence": encoder}, "limits": {"crop": 64}}
+    found = Checkpoint(Path("runs/x/checkpoints/step-00000001"), 1, 1, 1, {}, {"identity": stored})
+    check_identity(found, stored | {"encoders": {"sequence": encoder | {"weights": "elsewhere/a.pt"}}})
+    now = stored | {"model": {"width": 8, "depth": 3}, "limits": {"crop": 32}}
+    with pytest.raises(ValueError, match=r"another limits, model: .*crop was 64, is 32; .*depth was 2, is 3") as error:
+        check_identity(found, now)
+    assert "width" not in str(error.value) and "seed" not in str(error.value)
