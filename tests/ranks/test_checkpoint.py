@@ -1,5 +1,6 @@
 """Save on some ranks, load on others: what every element was, it is again, at every ZeRO stage."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,15 @@ from tests.ranks.toy import Toy, encode, share
 SHAPES = {name: parameter.shape for name, parameter in Toy().named_parameters()}
 
 
-def _train(folder: str, world: int, stages: list[tuple[int, str]], first: int, last: int) -> list[dict]:
-    """Per (stage, precision): resume what the folder holds, step `first` to `last`, save; losses and full state."""
+def _train(folder: str, world: int, stages: list[tuple], first: int, last: int) -> list[dict]:
+    """Resume what the folder holds, step `first` to `last`, save; losses and full state.
+
+    stages: (stage, precision), and "offload" after them where optimizer states lie in host memory.
+    """
     found = []
-    for stage, precision in stages:
-        place = Path(folder) / f"{stage}-{precision}"
-        config = EngineConfig.model_validate({"stage": stage, "precision": precision})
+    for stage, precision, *offload in stages:
+        place = Path(folder) / "-".join([str(stage), precision, *offload])
+        config = EngineConfig.model_validate({"stage": stage, "precision": precision, "offload": bool(offload)})
         device = start(config)
         model, saved = Toy(), checkpoint.latest(place)
         if saved:
@@ -43,21 +47,22 @@ def _train(folder: str, world: int, stages: list[tuple[int, str]], first: int, l
     return found
 
 
-STAGES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (2, "bf16"), (3, "bf16")]
+STAGES: list[tuple] = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (2, "bf16"), (3, "bf16")]
+STAGES += [(1, "bf16", "offload"), (2, "fp32", "offload"), (3, "fp32", "offload")]
 
 
 def test_resume_is_bitwise_on_the_same_ranks_and_close_on_others(tmp_path: Path) -> None:
     whole = run(_train, 2, str(tmp_path / "whole"), 2, STAGES, 0, 4)
     run(_train, 2, str(tmp_path / "parts"), 2, STAGES, 0, 2)
+    shutil.copytree(tmp_path / "parts", tmp_path / "elastic")
     resumed = run(_train, 2, str(tmp_path / "parts"), 2, STAGES, 2, 4)
-    run(_train, 2, str(tmp_path / "elastic"), 2, STAGES, 0, 2)
     elastic = run(_train, 1, str(tmp_path / "elastic"), 1, STAGES, 2, 4)
-    for place, (stage, precision) in enumerate(STAGES):
+    for place, (stage, precision, *offload) in enumerate(STAGES):
         want, got, other = whole[0][place], resumed[0][place], elastic[0][place]
         assert want["steps"] == got["steps"] == other["steps"] == 4
-        assert want["totals"][2:] == got["totals"], (stage, precision)
+        assert want["totals"][2:] == got["totals"], (stage, precision, offload)
         for name, value in want["full"].items():
-            assert torch.equal(value, got["full"][name]), (stage, precision, name)
+            assert torch.equal(value, got["full"][name]), (stage, precision, offload, name)
             tolerance = 1e-6 if precision == "fp32" else 2e-2
             torch.testing.assert_close(other["full"][name], value, rtol=0, atol=tolerance)
 
