@@ -107,7 +107,8 @@ class Exported:
         Scores are those of `Embeddings.nearest`. By default a text is compared with what a protein is (all but its own
         function text), and a protein like with like.
 
-        Raises ValueError for embeddings of another model, and for a text that looks like a sequence.
+        Raises ValueError for embeddings of another model, for a text that looks like a sequence, and for any text where
+        the model has no function.
         """
         if embeddings.model != self.sha256:
             raise ValueError(
@@ -115,6 +116,8 @@ class Exported:
                 "spaces differ. Embed the proteins with this model"
             )
         if isinstance(query, str):
+            if Modality.FUNCTION not in self.modalities:
+                raise ValueError(f"this model reads no texts, only {', '.join(self.modalities)}; search for a protein")
             if by is None:
                 by = [m for m in self.modalities if m is not Modality.FUNCTION]
             query = _text_query(query)

@@ -114,6 +114,12 @@ def test_a_text_is_compared_with_what_proteins_are(model, samples, embeddings):
     assert among_texts[0].key == "P003" and among_texts[0].score == pytest.approx(1, abs=1e-5)
 
 
+def test_a_model_without_function_says_that_it_reads_no_texts(model, embeddings, monkeypatch):
+    monkeypatch.setattr(model.model, "modalities", (SEQUENCE, STRUCTURE))
+    with pytest.raises(ValueError, match="reads no texts, only sequence, structure"):
+        model.search("binds zinc", embeddings)
+
+
 @pytest.mark.parametrize("query, message", [("  ", "is empty"), ("MKVLAAGIVGLCAKAYMKVLAAG", "looks like a sequence")])
 def test_texts_that_are_none(model, embeddings, query, message):
     with pytest.raises(ValueError, match=message):
