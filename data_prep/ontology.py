@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from data_prep.places import Place
 from data_prep.records import FileSeen
 from data_prep.sources.files import SourceError, load
 from pretrain.sample import canonical
@@ -74,7 +75,7 @@ class Ontology:
         return canonical({"format": FORMAT, **asdict(self)}).encode()
 
 
-def parse(root: Path, name: str) -> tuple[Ontology, FileSeen]:
+def parse(root: Place, name: str) -> tuple[Ontology, FileSeen]:
     """An OBO file (`.gz` too). Raises SourceError for one that cannot be read."""
     import pronto
 

@@ -29,9 +29,10 @@ from data_prep import ontology, shards, spill
 from data_prep.describe import DescribeConfig, describe
 from data_prep.filters import FilterConfig, check
 from data_prep.join import JoinConfig, join
+from data_prep.places import Place
 from data_prep.records import FileSeen, Record, Rejection
 from data_prep.shards import Manifest, Shard
-from data_prep.sources.files import find, resolve
+from data_prep.sources.files import Slice, find, resolve
 from data_prep.sources.gene_ontology import Annotations, Gaf
 from data_prep.sources.images import Images
 from data_prep.sources.structures import Structures
@@ -54,7 +55,7 @@ WHERE = {
 }  # keys that say where and how, not what; not in the manifest
 PACKAGES = ("fourfold", "numpy", "gemmi", "biopython", "pronto", "pillow")
 
-Roots = dict[str, Path]  # by name under `[roots]`; the configuration's own root is ""
+Roots = dict[str, Place]  # by name under `[roots]`; the configuration's own root is ""
 T = TypeVar("T")
 
 
@@ -116,15 +117,15 @@ def prepare(config: PrepareConfig, out: Path, quiet: bool = False) -> Manifest:
         return publish(config, folder, parsed, written)
 
 
-def plan(config: PrepareConfig, roots: Roots) -> list[tuple[int, tuple[str, ...]]]:
-    """(source, file names) of every slice. Raises ValueError for a file, folder or root that is missing."""
+def plan(config: PrepareConfig, roots: Roots) -> list[tuple[int, Slice]]:
+    """(source, slice) of every unit of work. Raises ValueError for a file, folder or root that is missing."""
     unknown = sorted({source.root for source in config.sources if source.root and source.root not in roots})
     if unknown:
         raise ValueError(f"sources name the roots {unknown}, but [roots] has {sorted(config.roots)}; add them there")
     return [
-        (number, names)
+        (number, part)
         for number, source in enumerate(config.sources)
-        for names in source.slices(roots[source.root or ""])
+        for part in source.slices(roots[source.root or ""])
     ]
 
 
@@ -143,9 +144,7 @@ def store_ontology(config: PrepareConfig, roots: Roots, folder: Path) -> Parsed:
     return Parsed(-1, seen, counts)
 
 
-def parse_slice(
-    config: PrepareConfig, roots: Roots, folder: Path, number: int, source: int, names: tuple[str, ...]
-) -> Parsed:
+def parse_slice(config: PrepareConfig, roots: Roots, folder: Path, number: int, source: int, part: Slice) -> Parsed:
     """Parse some files of one source; spill their records by partition, list their rejections."""
     work = folder / "work" / f"{number:05d}"
     out = spill.Spill(work, config.partitions)
@@ -153,7 +152,7 @@ def parse_slice(
     counts: Counter[str] = Counter()
     rejected: list[Rejection] = []
     files = config.sources[source]
-    for item in files.read(roots[files.root or ""], names, home=roots[""]):
+    for item in files.read(roots[files.root or ""], part, roots[""]):
         if isinstance(item, FileSeen):
             seen.append(item)
         elif isinstance(item, Rejection):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.places import Place
 from data_prep.records import Rejection, SequenceRecord, StructureRecord
-from data_prep.sources.files import find, load
+from data_prep.sources.files import Stream, find
 from data_prep.sources.structures import UNSAFE, Structures
 from data_prep.sources.uniprot import Fasta
 from pretrain.data.index import MANIFEST, Dataset
@@ -29,7 +30,7 @@ def read(path: str | Path) -> list[Sample]:
     if path.is_dir() and (path / MANIFEST).is_file():
         return list(_prepared(path))
     if path.is_dir():
-        return list(_structures(path, find(path, tuple(_present(path)))))
+        return list(_structures(path, find(Place(str(path)), tuple(_present(path)))))
     if not path.is_file():
         raise ValueError(f"nothing at {path}; give a FASTA file, a structure, a folder of structures or a data set")
     if _suffix(path) in FASTA:
@@ -49,8 +50,9 @@ def _prepared(path: Path) -> Iterator[Sample]:
 
 
 def _fasta(path: Path) -> Iterator[Sample]:
-    data, _ = load(path.parent, path.name)
-    for item in Fasta(files=path.name).parse(path.name, data):
+    with Stream.open(Place(str(path.parent)), path.name) as stream:
+        items = list(Fasta(files=path.name).parse(stream))
+    for item in items:
         if isinstance(item, SequenceRecord):
             yield Sample(_key(item.key, path), sequence=_sequence(item.sequence, f"{path}: {item.key}"))
 
@@ -58,8 +60,7 @@ def _fasta(path: Path) -> Iterator[Sample]:
 def _structures(root: Path, names: list[str]) -> Iterator[Sample]:
     source = Structures(files=tuple(names), min_residues=1)
     for name in names:
-        data, _ = load(root, name)
-        for item in source.parse(name, data):
+        for item in source.parse(Stream.open(Place(str(root)), name)):
             if isinstance(item, Rejection):
                 raise ValueError(f"{root / name}: {item.detail or item.reason}")
             if isinstance(item, StructureRecord):

@@ -1,7 +1,8 @@
 """What sources yield: small typed records, and the rejections that stand in for what could not be read.
 
-A record belongs to one protein (`key`) and comes from one file (`source`, relative to its root). Structures are not yet
-aligned and terms not yet resolved: that needs the protein's other records, and happens in `join.py`.
+A record belongs to one protein (`key`) and comes from one file (`source`, relative to its root), from a place in it
+(`position`: `byte 1234` of the decompressed text, a member of an archive, a line). Structures are not yet aligned and
+terms not yet resolved: that needs the protein's other records, and happens in `join.py`.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.sample import Image, Text
+from pretrain.sample import About, Image, Text
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,18 @@ class SequenceRecord:
     key: str
     source: str
     sequence: str
+    position: str = ""
+
+
+@dataclass(frozen=True)
+class EntryRecord:
+    """What an entry says of its protein besides sequence and function. secondary: accessions it has taken over."""
+
+    key: str
+    source: str
+    about: About
+    secondary: tuple[str, ...] = ()
+    position: str = ""
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,7 @@ class AnnotationRecord:
     key: str
     source: str
     terms: tuple[tuple[str, str], ...]
+    position: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class TextRecord:
     key: str
     source: str
     text: Text
+    position: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,7 @@ class ImageRecord:
     key: str
     source: str
     image: Image
+    position: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +65,8 @@ class StructureRecord:
 
     coordinates: float32 [L, A, 3], Å, 0 where absent. mask: bool [L, A]. number: int32 [L], strictly increasing residue
     numbers of the source (or 0..L-1 where its own repeat). confidence: float32 [L], pLDDT. begin, end: the stated
-    range of the sequence, 1-based and inclusive. shift: position minus number, where the file states both.
+    range of the sequence, 1-based and inclusive. shift: position minus number, where the file states both. states: 3Di
+    letters, L. pae: uint8 [L, L], Å. fragment: 1, 2, … of a model that comes in overlapping pieces, 0 of a whole one.
     """
 
     key: str
@@ -65,6 +82,10 @@ class StructureRecord:
     begin: int | None = None
     end: int | None = None
     shift: int | None = None
+    states: str | None = None
+    pae: NDArray[np.uint8] | None = None
+    fragment: int = 0
+    position: str = ""
 
 
 @dataclass(frozen=True, order=True)
@@ -75,17 +96,19 @@ class Rejection:
     key: str
     source: str
     detail: str = ""
+    position: str = ""
 
 
 @dataclass(frozen=True)
 class FileSeen:
-    """A source file that was read to its end: what the manifest's provenance is made of."""
+    """A source file that was read to its end: what the manifest's provenance is made of. release: as the file says."""
 
     path: str
     bytes: int
     sha256: str = field(repr=False)
+    release: str = ""
 
 
-Record = SequenceRecord | AnnotationRecord | TextRecord | ImageRecord | StructureRecord
+Record = SequenceRecord | EntryRecord | AnnotationRecord | TextRecord | ImageRecord | StructureRecord
 Item = Record | Rejection | FileSeen
 Items = Iterator[Item]

@@ -15,10 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.records import AnnotationRecord, ImageRecord, Record, SequenceRecord, StructureRecord, TextRecord
-from pretrain.sample import Image, Text
+from data_prep.records import (
+    AnnotationRecord,
+    EntryRecord,
+    ImageRecord,
+    Record,
+    SequenceRecord,
+    StructureRecord,
+    TextRecord,
+)
+from pretrain.sample import About, Image, Text
 
-KINDS = {kind.__name__: kind for kind in (SequenceRecord, AnnotationRecord, TextRecord, ImageRecord, StructureRecord)}
+RECORDS = (SequenceRecord, EntryRecord, AnnotationRecord, TextRecord, ImageRecord, StructureRecord)
+KINDS = {kind.__name__: kind for kind in RECORDS}
 BUFFER = 64 << 20  # bytes held before they go to disk: bounds a task's memory, whatever the size of its source file
 
 
@@ -65,6 +74,8 @@ def dumps(record: Record) -> bytes:
     if isinstance(record, ImageRecord):
         fields["image"] = {**dataclasses.asdict(record.image), "data": None}
         fields["data"] = np.frombuffer(record.image.data, dtype=np.uint8)
+    if isinstance(record, EntryRecord):
+        fields["about"] = dataclasses.asdict(record.about)
     if isinstance(record, TextRecord):
         fields["text"] = dataclasses.asdict(record.text)
     arrays = {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
@@ -82,9 +93,13 @@ def _record(entry: dict[str, Any], file: Any) -> Record:
     kind = KINDS[entry["kind"]]
     if kind is ImageRecord:
         about = fields.pop("image")
-        fields["image"] = Image(about["id"], fields.pop("data").tobytes(), tuple(about["present"]), about["type"])
+        data = fields.pop("data").tobytes()
+        fields["image"] = Image(**{**about, "data": data, "present": tuple(about["present"])})
     elif kind is TextRecord:
         fields["text"] = Text(**fields["text"])
+    elif kind is EntryRecord:
+        about: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields["about"].items()}
+        fields["about"], fields["secondary"] = About(**about), tuple(fields["secondary"])
     elif kind is AnnotationRecord:
         fields["terms"] = tuple((term, evidence) for term, evidence in fields["terms"])
     elif kind is StructureRecord:

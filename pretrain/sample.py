@@ -8,9 +8,10 @@ come out in another order in every process, one key does not, and so the same pr
 import json
 import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import IntFlag, StrEnum
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,8 @@ class Structure:
     letters: the chain's own residues, L one-letter codes (`X` unknown).
     confidence: float32 [L], pLDDT 0–100, or None for an experiment. resolution: Å, or None.
     identity: share of the L residues equal to the sequence at `residue`, or None where there is no sequence.
+    states: L letters of the 3Di alphabet (van Kempen et al. 2024), or None.
+    pae: uint8 [L, L], predicted aligned error in Å (row: the residue aligned on), or None.
     """
 
     id: str
@@ -70,6 +73,8 @@ class Structure:
     confidence: NDArray[np.float32] | None = None
     resolution: float | None = None
     identity: float | None = None
+    states: str | None = None
+    pae: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.letters)
@@ -105,12 +110,40 @@ class Function:
 
 @dataclass(frozen=True)
 class Image:
-    """A microscope image, still encoded: an 8-bit PNG. Its bands are the leading `CHANNELS`; `present` are real."""
+    """A microscope image, still encoded: an 8-bit PNG. Its bands are the leading `CHANNELS`; `present` are real.
+
+    antibody, gene, cell_line: as the source names them, or empty. Images of one antibody or gene share a split.
+    """
 
     id: str
     data: bytes = field(repr=False)
     present: tuple[str, ...] = CHANNELS
     type: str = "png"
+    antibody: str = ""
+    gene: str = ""
+    cell_line: str = ""
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a protein besides what models see: for splits, tasks and people, never an input.
+
+    taxon: NCBI's id, 0 where unknown. ec: EC numbers. genes: Ensembl gene ids. pdb: entries. secondary: accessions that
+    it has taken over.
+    """
+
+    name: str = ""
+    organism: str = ""
+    taxon: int = 0
+    fragment: bool = False
+    precursor: bool = False
+    ec: tuple[str, ...] = ()
+    genes: tuple[str, ...] = ()
+    pdb: tuple[str, ...] = ()
+    secondary: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != About()
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +155,7 @@ class Sample:
     structures: tuple[Structure, ...] = ()
     function: Function | None = None
     images: tuple[Image, ...] = ()
+    about: About = About()
 
     def __post_init__(self) -> None:
         if not KEY.fullmatch(self.key):
@@ -175,9 +209,9 @@ def encode(sample: Sample) -> list[tuple[str, bytes]]:
         about["terms"] = [[term.id, term.evidence] for term in sample.function.terms]
         about["texts"] = [[text.text, text.origin] for text in sample.function.texts]
     if sample.images:
-        about["images"] = [
-            {"id": image.id, "present": list(image.present), "type": image.type} for image in sample.images
-        ]
+        about["images"] = [_caption(image) for image in sample.images]
+    if sample.about:
+        about["about"] = {name: value for name, value in asdict(sample.about).items() if value}
     members = [(f"{sample.key}.safetensors", _serialize(tensors, about))]
     return members + [(f"{sample.key}.{i}.{image.type}", image.data) for i, image in enumerate(sample.images)]
 
@@ -206,10 +240,17 @@ def _decode(key: str, members: dict[str, bytes], about: dict, tensors: dict[str,
     if "terms" in about or "texts" in about:
         function = Function(tuple(Term(*t) for t in about["terms"]), tuple(Text(*t) for t in about["texts"]))
     images = tuple(
-        Image(entry["id"], members[f"{key}.{i}.{entry['type']}"], tuple(entry["present"]), entry["type"])
+        Image(**{**entry, "data": members[f"{key}.{i}.{entry['type']}"], "present": tuple(entry["present"])})
         for i, entry in enumerate(about.get("images", ()))
     )
-    return Sample(key, sequence, structures, function, images)
+    known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about.get("about", {}).items()}
+    return Sample(key, sequence, structures, function, images, About(**known))
+
+
+def _caption(image: Image) -> dict[str, object]:
+    """An image's JSON entry: everything but its bytes; what is empty is not stored."""
+    named = {name: value for name in ("antibody", "gene", "cell_line") if (value := getattr(image, name))}
+    return {"id": image.id, "present": list(image.present), "type": image.type, **named}
 
 
 def _pack(sample: Sample, i: int, tensors: dict[str, NDArray[np.generic]]) -> dict[str, object]:
@@ -224,6 +265,10 @@ def _pack(sample: Sample, i: int, tensors: dict[str, NDArray[np.generic]]) -> di
         tensors[prefix + "letters"] = _letters(structure.letters)
     if structure.confidence is not None:
         tensors[prefix + "confidence"] = np.rint(structure.confidence).clip(0, 100).astype(np.uint8)
+    if structure.states is not None:
+        tensors[prefix + "states"] = _letters(structure.states)
+    if structure.pae is not None:
+        tensors[prefix + "pae"] = structure.pae
     entry: dict[str, object] = {"id": structure.id, "atoms": list(structure.atoms), "runs": _runs(structure.residue)}
     if structure.resolution is not None:
         entry["resolution"] = round(float(structure.resolution), 2)
@@ -239,6 +284,7 @@ def _unpack(i: int, entry: dict, tensors: dict[str, NDArray], sequence: str | No
         raise CorruptSample(f"structure {entry['id']}: {len(steps)} residues in runs {entry['runs']!r:.80}")
     residue = np.concatenate([np.arange(start, start + count, dtype=np.int32) for start, count in entry["runs"]])
     mask, letters, confidence = (tensors.get(f"{i}.{name}") for name in ("mask", "letters", "confidence"))
+    states, pae = tensors.get(f"{i}.states"), tensors.get(f"{i}.pae")
     if letters is None:
         if sequence is None:
             raise CorruptSample(f"structure {entry['id']} has neither letters nor a sequence")
@@ -253,6 +299,8 @@ def _unpack(i: int, entry: dict, tensors: dict[str, NDArray], sequence: str | No
         confidence=None if confidence is None else confidence.astype(np.float32),
         resolution=entry.get("resolution"),
         identity=entry.get("identity"),
+        states=None if states is None else states.tobytes().decode("ascii"),
+        pae=pae,
     )
 
 
@@ -276,6 +324,10 @@ def _check(sample: Sample, structure: Structure) -> None:
         raise ValueError(f"{where}: residue {structure.residue[-1]} lies beyond the sequence's {len(sample.sequence)}")
     if structure.confidence is not None and structure.confidence.shape != (length,):
         raise ValueError(f"{where}: {length} residues, confidence of shape {structure.confidence.shape}")
+    if structure.states is not None and len(structure.states) != length:
+        raise ValueError(f"{where}: {length} residues, {len(structure.states)} 3Di states")
+    if structure.pae is not None and structure.pae.shape != (length, length):
+        raise ValueError(f"{where}: {length} residues, aligned errors of shape {structure.pae.shape}")
     if not (np.abs(structure.coordinates) < FARTHEST).all():  # NaN neither
         raise ValueError(f"{where}: coordinates are not finite, or beyond {FARTHEST:.1e} Å")
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Literal
 
 from data_prep.records import AnnotationRecord, Items, Rejection
-from data_prep.sources.files import Files, SourceError, rows, text
+from data_prep.sources.files import Files, SourceError, Stream, rows, text
 from pretrain.config import Config
 
 GAF_COLUMNS = 15  # the required ones of GAF 2.0 to 2.2; two optional ones may follow
@@ -22,8 +22,8 @@ class Gaf(Files):
     kind: Literal["gaf"] = "gaf"
     database: str = "UniProtKB"
 
-    def parse(self, name: str, data: bytes) -> Items:
-        lines = self._lines(name, text(name, data))
+    def parse(self, stream: Stream) -> Items:
+        name, lines = stream.name, self._lines(stream.name, text(stream.whole()))
         for key, group in groupby(lines, key=lambda line: line if isinstance(line, Rejection) else line[0]):
             if isinstance(key, Rejection):
                 yield key
@@ -64,7 +64,7 @@ class Annotations(Files):
     columns: AnnotationColumns = AnnotationColumns()
     evidence: str = UNRECORDED
 
-    def parse(self, name: str, data: bytes) -> Items:
-        lines = (row for _, row in rows(name, data, self.columns.model_dump()))
+    def parse(self, stream: Stream) -> Items:
+        name, lines = stream.name, (row for _, row in rows(stream, self.columns.model_dump()))
         for key, group in groupby(lines, key=lambda row: row["accession"]):
             yield AnnotationRecord(key, name, tuple(dict.fromkeys((row["term"], self.evidence) for row in group)))

@@ -15,8 +15,9 @@ import pydantic
 from PIL import Image as Picture
 from PIL import UnidentifiedImageError
 
+from data_prep.places import Place
 from data_prep.records import FileSeen, ImageRecord, Items, Rejection
-from data_prep.sources.files import Files, SourceError, find, load, rows
+from data_prep.sources.files import Files, Slice, SourceError, Stream, find, load, rows
 from data_prep.spill import partition
 from pretrain.config import Config
 from pretrain.sample import CHANNELS, Image
@@ -65,33 +66,35 @@ class Images(Files):
     paths: Literal["manifest", "root"] = "manifest"
     on_error: Literal["stop", "reject"] = "reject"
 
-    def slices(self, root: Path) -> list[tuple[str, ...]]:
-        return [(name, str(part)) for name in find(root, self.patterns) for part in range(self.parts)]
+    def slices(self, root: Place) -> list[Slice]:
+        """Of a manifest, each slice has the cells of one part."""
+        return [Slice((name,), part, part + 1) for name in find(root, self.patterns) for part in range(self.parts)]
 
-    def read(self, root: Path, names: tuple[str, ...], home: Path | None = None) -> Items:
-        name, part = names[0], int(names[1])
-        data, seen = load(root, name)
-        if part == 0:
-            yield seen
-        for (key, cell), files in self._cells(name, data).items():
-            if partition(cell, self.parts) == part:
+    def read(self, root: Place, part: Slice, home: Place) -> Items:
+        name = part.names[0]
+        stream = Stream.open(root, name)
+        cells = self._cells(name, stream)
+        if part.begin == 0:
+            yield stream.seen()
+        for (key, cell), files in cells.items():
+            if partition(cell, self.parts) == part.begin:
                 yield from self._cell(root, name, key, cell, files)
 
-    def _cells(self, name: str, data: bytes) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    def _cells(self, name: str, stream: Stream) -> dict[tuple[str, str], list[tuple[str, str]]]:
         """(key, cell) → its (channel, path) rows, as they stand in the manifest."""
         cells: dict[tuple[str, str], list[tuple[str, str]]] = {}
-        for line, row in rows(name, data, self.columns.model_dump()):
+        for line, row in rows(stream, self.columns.model_dump()):
             if row["channel"] not in self.channels:
                 raise SourceError(
                     "unknown_channel",
-                    f"{name}, line {line}: channel {row['channel']!r}; map it in `channels`",
+                    f"{name}, {line}: channel {row['channel']!r}; map it in `channels`",
                 )
             key = row["accession"] or f"{self.name}_{row['cell']}"
             cells.setdefault((key, row["cell"]), []).append((self.channels[row["channel"]], row["path"]))
         return cells
 
     def _cell(
-        self, root: Path, name: str, key: str, cell: str, files: list[tuple[str, str]]
+        self, root: Place, name: str, key: str, cell: str, files: list[tuple[str, str]]
     ) -> Iterator[ImageRecord | Rejection | FileSeen]:
         planes: dict[str, np.ndarray] = {}
         try:

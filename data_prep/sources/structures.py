@@ -18,8 +18,9 @@ import gemmi
 import numpy as np
 import pydantic
 
+from data_prep.places import Place
 from data_prep.records import Items, Rejection, StructureRecord
-from data_prep.sources.files import Files, SourceError, load, rows, text
+from data_prep.sources.files import Files, Slice, SourceError, Stream, rows, text
 from data_prep.sources.uniprot import accession
 from pretrain.config import Config
 from pretrain.sample import BACKBONE
@@ -69,13 +70,14 @@ class Structures(Files):
     manifest: str | None = None
     columns: ManifestColumns = ManifestColumns()
 
-    def read(self, root: Path, names: tuple[str, ...], home: Path | None = None) -> Items:
+    def read(self, root: Place, part: Slice, home: Place) -> Items:
         columns = tuple(self.columns.model_dump().items())
-        known = _manifest(home or root, self.manifest, columns) if self.manifest else {}  # a broken one stops the run
-        for item in super().read(root, names):
+        known = _manifest(home, self.manifest, columns) if self.manifest else {}  # a broken one stops the run
+        for item in super().read(root, part, home):
             yield _corrected(item, known) if isinstance(item, StructureRecord) else item
 
-    def parse(self, name: str, data: bytes) -> Items:
+    def parse(self, stream: Stream) -> Items:
+        name, data = stream.name, stream.whole()
         structure, references = _open(name, data)
         chains = [chain for chain in structure[0] if chain.get_polymer().check_polymer_type() in PROTEIN]
         if not chains:
@@ -139,7 +141,7 @@ def _open(name: str, data: bytes) -> tuple[gemmi.Structure, References]:
             references = _cif_references(block)
         else:
             structure = gemmi.read_pdb_string(data)
-            references = _pdb_references(text(name, data))
+            references = _pdb_references(text(data))
             structure.name = dict(structure.info.items()).get("_entry.id") or stem.stem
     except (ValueError, RuntimeError, IndexError) as error:
         raise SourceError(
@@ -295,12 +297,11 @@ def _corrected(record: StructureRecord, manifest: dict[str, dict[str, str]]) -> 
 
 
 @lru_cache(maxsize=4)
-def _manifest(root: Path, name: str, columns: tuple[tuple[str, str], ...]) -> dict[str, dict[str, str]]:
+def _manifest(root: Place, name: str, columns: tuple[tuple[str, str], ...]) -> dict[str, dict[str, str]]:
     """The manifest's rows by file name, and by `12as_A` where it names PDB ids and chains (chains A and a differ)."""
-    data, _ = load(root, name)
     table: dict[str, dict[str, str]] = {}
     wanted = {ours: theirs for ours, theirs in columns if theirs}
-    for _, row in rows(name, data, wanted):
+    for _, row in rows(Stream.open(root, name), wanted):
         if row.get("file"):
             table.setdefault(Path(row["file"]).name, row)
         if row.get("pdb") and row.get("chain"):

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from data_prep.records import Items, Rejection, TextRecord
-from data_prep.sources.files import Files, rows
+from data_prep.sources.files import Files, Stream, rows
 from pretrain.config import Config
 from pretrain.sample import Text
 
@@ -19,9 +19,10 @@ class Texts(Files):
     kind: Literal["texts"] = "texts"
     columns: TextColumns = TextColumns()
 
-    def parse(self, name: str, data: bytes) -> Items:
-        for line, row in rows(name, data, self.columns.model_dump()):
+    def parse(self, stream: Stream) -> Items:
+        for position, row in rows(stream, self.columns.model_dump()):
             if row["text"]:
-                yield TextRecord(row["accession"], name, Text(row["text"], self.name or "texts"))
+                text = Text(row["text"], self.name or "texts")
+                yield TextRecord(row["accession"], stream.name, text, position)
             else:
-                yield Rejection("empty_text", row["accession"], name, f"line {line}")
+                yield Rejection("empty_text", row["accession"], stream.name, position=position)

@@ -9,7 +9,7 @@ from io import StringIO
 from typing import Literal
 
 from data_prep.records import AnnotationRecord, Items, Record, SequenceRecord, TextRecord
-from data_prep.sources.files import Files, SourceError, text
+from data_prep.sources.files import Files, SourceError, Stream, text
 from pretrain.sample import Text
 
 EVIDENCE = re.compile(r"\.\s*\{ECO:[^}]*\}(?=\.)|\s*\{ECO:[^}]*\}")  # `text. {ECO:…}.` has one full stop too many
@@ -23,12 +23,12 @@ class Uniprot(Files):
 
     kind: Literal["uniprot"] = "uniprot"
 
-    def parse(self, name: str, data: bytes) -> Items:
+    def parse(self, stream: Stream) -> Items:
         from Bio import SwissProt
 
-        entries = 0
+        entries, name = 0, stream.name
         try:
-            for entry in SwissProt.parse(StringIO(text(name, data))):
+            for entry in SwissProt.parse(StringIO(text(stream.whole()))):
                 entries += 1
                 yield from _entry(entry, name)
         except (SwissProt.SwissProtParserError, ValueError, AssertionError, IndexError) as error:
@@ -43,8 +43,8 @@ class Fasta(Files):
 
     kind: Literal["fasta"] = "fasta"
 
-    def parse(self, name: str, data: bytes) -> Items:
-        content = text(name, data)
+    def parse(self, stream: Stream) -> Items:
+        name, content = stream.name, text(stream.whole())
         if not content.lstrip().startswith(">"):
             raise SourceError("unparsable_entry", f"{name}: FASTA begins with '>', this with {content.lstrip()[:20]!r}")
         for entry in content.lstrip()[1:].split("\n>"):

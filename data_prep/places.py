@@ -1,0 +1,208 @@
+"""A folder, here or on any store that fsspec reaches: `Place("/data/mine")`, `Place("s3://bucket/prefix")`.
+
+Files are named relative to it, with `/`. What is written appears under its name whole or not at all: locally by a
+rename, on an object store because a put is atomic. Credentials and endpoints come from the environment, as the store's
+own library reads them (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …; `FSSPEC_<PROTOCOL>_<OPTION>` for any option).
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+BLOCK = 8 << 20  # bytes read at once where a whole file passes through
+
+
+class Damaged(OSError):
+    """What was read back after writing is not what was written."""
+
+
+@dataclass(frozen=True)
+class Stat:
+    """bytes: the file's size. version: changes when its content may have (time of change, or the store's tag)."""
+
+    bytes: int
+    version: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """url: a path, or `protocol://…`. Small and picklable: connections are made where it is used."""
+
+    url: str
+
+    @cached_property
+    def local(self) -> Path | None:
+        """The folder's path, if it is on this machine's file system."""
+        if self.url.startswith("file://"):
+            return Path(self.url.removeprefix("file://"))
+        return None if "://" in self.url else Path(self.url)
+
+    @cached_property
+    def _store(self) -> tuple[Any, str]:
+        """fsspec's file system, and this folder's path in it. Raises ValueError for a protocol that is not there."""
+        import fsspec
+
+        protocol = self.url.partition("://")[0]
+        try:
+            store, path = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except TypeError:  # a store that lists nothing ahead does not know the option
+            store, path = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise ValueError(
+                f"{self.url}: {protocol!r} storage cannot be used here ({error}); s3 needs `pip install fourfold[s3]`"
+            ) from error
+        return store, path.rstrip("/")
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"url": self.url}
+
+    def __truediv__(self, name: str) -> "Place":
+        return Place(f"{self.url.rstrip('/')}/{name}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def _path(self, name: str) -> str:
+        return f"{self._store[1]}/{name}" if name else self._store[1]
+
+    def find(self, pattern: str) -> list[str]:
+        """Names of the files that match, sorted; `**` descends."""
+        if self.local is not None:
+            return sorted(p.relative_to(self.local).as_posix() for p in self.local.glob(pattern) if p.is_file())
+        store, base = self._store
+        found = store.glob(self._path(pattern), detail=True)
+        return sorted(path[len(base) :].lstrip("/") for path, about in found.items() if about["type"] == "file")
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file or folder has this name (asked of the store each time)."""
+        return (self.local / name).exists() if self.local is not None else bool(self._store[0].exists(self._path(name)))
+
+    def stat(self, name: str) -> Stat:
+        """Raises FileNotFoundError."""
+        if self.local is not None:
+            found = (self.local / name).stat()
+            return Stat(found.st_size, str(found.st_mtime_ns))
+        about = self._store[0].info(self._path(name))
+        tag = about.get("ETag") or about.get("etag") or about.get("mtime") or about.get("LastModified") or ""
+        return Stat(int(about["size"]), str(tag).strip('"'))
+
+    def open(self, name: str) -> IO[bytes]:
+        """For reading; seekable."""
+        if self.local is not None:
+            return open(self.local / name, "rb")
+        return self._store[0].open(self._path(name), "rb", block_size=BLOCK)
+
+    def read(self, name: str, begin: int = 0, size: int | None = None) -> bytes:
+        """The file's bytes, or `size` of them from `begin`; fewer where it ends."""
+        if self.local is not None:
+            with open(self.local / name, "rb") as file:
+                file.seek(begin)
+                return file.read() if size is None else file.read(size)
+        end = None if size is None else begin + size
+        return self._store[0].cat_file(self._path(name), start=begin or None, end=end)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a small file there; replaces one that is there."""
+        if self.local is None:
+            self._store[0].pipe_file(self._path(name), data)
+            return
+        target = self.local / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.{uuid4().hex}")
+        try:
+            with open(part, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Put a small file there unless the name is taken, in which case False; of two at once, one succeeds."""
+        if self.local is not None:
+            (self.local / name).parent.mkdir(parents=True, exist_ok=True)
+            part = self.local / f".{uuid4().hex}"
+            part.write_bytes(data)
+            try:
+                os.link(part, self.local / name)
+            except FileExistsError:
+                return False
+            finally:
+                part.unlink()
+            return True
+        if self.exists(name):
+            return False
+        try:
+            self._store[0].pipe_file(self._path(name), data, mode="create")
+        except (FileExistsError, OSError):
+            if self.exists(name):  # a refused conditional put is OSError(22) on S3
+                return False
+            raise
+        return True
+
+    def put(self, file: Path, name: str) -> str:
+        """Move a local file there (on a store in parts, and read back); returns its SHA-256. Raises Damaged."""
+        wanted = sha256(file.open("rb"))
+        if self.local is not None:
+            target = self.local / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if os.stat(file).st_dev == os.stat(target.parent).st_dev:
+                file.replace(target)
+                return wanted
+            part = target.with_name(f".{target.name}.{uuid4().hex}")
+            part.write_bytes(b"")
+            import shutil
+
+            shutil.copyfile(file, part)
+            part.replace(target)
+            file.unlink()
+            return wanted
+        self._store[0].put_file(str(file), self._path(name))
+        if (seen := sha256(self.open(name))) != wanted:
+            raise Damaged(f"{self / name}: SHA-256 {seen} read back, {wanted} written; look at the store, then go on")
+        file.unlink()
+        return wanted
+
+    def list(self, name: str = "") -> list[str]:
+        """Names directly below a folder, sorted; none where there is no such folder."""
+        if self.local is not None:
+            folder = self.local / name
+            return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        try:
+            found = self._store[0].ls(self._path(name), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(Path(path.rstrip("/")).name for path in found if path.rstrip("/") != self._path(name))
+
+    def remove(self, name: str = "") -> None:
+        """A file, or a folder and everything below it; nothing where there is none."""
+        if self.local is not None:
+            import shutil
+
+            target = self.local / name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target, ignore_errors=True)
+            else:
+                target.unlink(missing_ok=True)
+        elif self.exists(name):
+            self._store[0].rm(self._path(name), recursive=True)
+
+
+def sha256(file: IO[bytes]) -> str:
+    """Of a file's whole content; closes it."""
+    digest = hashlib.sha256()
+    with file:
+        for block in blocks(file):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def blocks(file: IO[bytes]) -> Iterator[bytes]:
+    while block := file.read(BLOCK):
+        yield block
