@@ -90,13 +90,17 @@ class StructureRecord:
 
 @dataclass(frozen=True, order=True)
 class Rejection:
-    """Something that is not in the data set, and why. `detail` says what was seen, in the singular case."""
+    """Something that is not in the data set, and why. `detail` says what was seen, in the singular case.
+
+    count: how many alike it stands for, where there are millions (lines of one evidence code in a file's slice).
+    """
 
     reason: str
     key: str
     source: str
     detail: str = ""
     position: str = ""
+    count: int = 1
 
 
 @dataclass(frozen=True)
