@@ -7,7 +7,6 @@ import pytest
 
 from data_prep.records import AnnotationRecord, FileSeen, Rejection, SequenceRecord, TextRecord
 from data_prep.sources.files import Files, SourceError, find, resolve
-from data_prep.sources.gene_ontology import Annotations, Gaf
 from data_prep.sources.texts import Texts
 from data_prep.sources.uniprot import Fasta, Uniprot, accession, clean
 
@@ -34,7 +33,6 @@ SQ   SEQUENCE   30 AA;  3000 MW;  0000000000000000 CRC64;
      MKTAYIAKQR QISFVKSHFS RQLEERLGLI
 //
 """
-GAF = "UniProtKB\tP12345\tTST\t{qualifier}\t{term}\tPMID:1\tIDA\t\tF\tTest\t\tprotein\ttaxon:9606\t20200101\tX\t\t\n"
 
 
 def read(source: Files, tmp_path: Path, data: bytes | str, name: str = "file") -> list:
@@ -94,33 +92,7 @@ def test_fasta(tmp_path):
     assert items == [SequenceRecord("P1", "file", "MKTAYI"), SequenceRecord("P2", "file", "GG")]
 
 
-def test_gaf_groups_lines_and_refuses_not(tmp_path):
-    lines = "!gaf-version: 2.2\n" + "".join(
-        GAF.format(qualifier=q, term=t) for q, t in [("enables", "GO:1"), ("NOT|enables", "GO:2"), ("", "GO:1")]
-    )
-    first, refused, second = records(read(Gaf(files="file"), tmp_path, lines))
-    assert first.terms == second.terms == (("GO:1", "IDA"),)
-    assert (refused.reason, refused.key, refused.detail) == ("negated_annotation", "P12345", "line 3: NOT|enables GO:2")
-
-
-def test_gaf_of_another_database_is_counted(tmp_path):
-    line = GAF.format(qualifier="", term="GO:1").replace("UniProtKB", "RNAcentral")
-    (refused,) = records(read(Gaf(files="file"), tmp_path, line))
-    assert refused.reason == "other_database"
-
-
-def test_an_unparsable_gaf_line_stops_or_is_rejected(tmp_path):
-    lines = "!gaf-version: 2.2\nUniProtKB\tP1\tnot enough\n" + GAF.format(qualifier="", term="GO:1")
-    with pytest.raises(ValueError, match=r"file, line 2: not a GAF 2 annotation \(3 columns"):
-        read(Gaf(files="file"), tmp_path, lines)
-    refused, kept = records(read(Gaf(files="file", on_error="reject"), tmp_path, lines))
-    assert (refused.reason, kept.key) == ("unparsable_line", "P12345")
-
-
 def test_tables(tmp_path):
-    table = "uniprot\taspect\tgo_id\nP1\tC\tGO:1\nP1\tF\tGO:2\nP2\tF\tGO:2\n"
-    items = records(read(Annotations(files="t.tsv"), tmp_path, table, "t.tsv"))
-    assert [item.terms for item in items] == [(("GO:1", "NR"), ("GO:2", "NR")), (("GO:2", "NR"),)]
     texts = records(read(Texts(files="t.csv", name="sgd"), tmp_path, 'uniprot,description\nP1,"A, B"\nP2,\n', "t.csv"))
     assert [(t.key, t.text.text, t.text.origin) for t in texts if isinstance(t, TextRecord)] == [("P1", "A, B", "sgd")]
 
@@ -140,8 +112,8 @@ def test_tables_as_editors_leave_them(tmp_path):
 
 
 def test_a_table_without_its_column_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"no column \['go_id'\] in its header \['uniprot', 'term'\]"):
-        read(Annotations(files="t.tsv"), tmp_path, "uniprot\tterm\nP1\tGO:1\n", "t.tsv")
+    with pytest.raises(ValueError, match=r"no column \['description'\] in its header \['uniprot', 'text'\]"):
+        read(Texts(files="t.tsv"), tmp_path, "uniprot\ttext\nP1\tx\n", "t.tsv")
 
 
 @pytest.mark.parametrize(
