@@ -3,7 +3,7 @@
 import pytest
 
 from data_prep.describe import DescribeConfig, describe, specific
-from data_prep.ontology import Ontology, OntologyTerm, parse, read
+from data_prep.ontology import Ontology, OntologyTerm
 from pretrain.sample import Function, Sample, Term, Text
 
 TERMS = {
@@ -21,42 +21,6 @@ TERMS = {
     "GO:0005634": OntologyTerm("nucleus", "cellular_component", "A bounded organelle."),
 }
 ONTOLOGY = Ontology("test", TERMS)
-OBO = """format-version: 1.2
-data-version: releases/2020-01-01
-ontology: go
-
-[Term]
-id: GO:0000001
-name: one
-namespace: biological_process
-alt_id: GO:0000011
-def: "The first." [GOC:x]
-synonym: "uno" EXACT []
-synonym: "one of two" RELATED []
-
-[Term]
-id: GO:0000002
-name: two
-namespace: biological_process
-is_a: GO:0000001 ! one
-relationship: part_of GO:0000003 ! three
-
-[Term]
-id: GO:0000003
-name: three
-namespace: biological_process
-
-[Term]
-id: GO:0000004
-name: obsolete four
-namespace: biological_process
-is_obsolete: true
-replaced_by: GO:0000001
-
-[Typedef]
-id: part_of
-name: part of
-"""
 
 
 def sample(key: str, *ids: str, texts: tuple[Text, ...] = ()) -> Sample:
@@ -142,53 +106,3 @@ def test_written_texts_come_first_and_origins_say_who_wrote():
     )
     assert described.function is not None
     assert [text.origin for text in described.function.texts] == ["uniprot:function", "template:3", "template:4"]
-
-
-def test_an_ontology_survives_its_file(tmp_path):
-    (tmp_path / "go.obo").write_text(OBO)
-    parsed, seen = parse(tmp_path, "go.obo")
-    assert seen.path == "go.obo"
-    assert parsed.release == "releases/2020-01-01"
-    assert parsed.terms["GO:0000002"] == OntologyTerm(
-        "two", "biological_process", is_a=("GO:0000001",), part_of=("GO:0000003",)
-    )
-    assert parsed.terms["GO:0000001"].definition == "The first."
-    assert parsed.terms["GO:0000001"].synonyms == ("uno",)
-    assert parsed.obsolete["GO:0000004"].replaced_by == ("GO:0000001",)
-    assert parsed.resolve("GO:0000011") == "GO:0000001"
-    assert parsed.resolve("GO:0000004") is None
-    assert parsed.ancestors("GO:0000002") == {"GO:0000001", "GO:0000003"}
-    (tmp_path / "ontology.json").write_bytes(parsed.to_bytes())
-    assert read(tmp_path / "ontology.json") == parsed
-
-
-def test_a_subset_s_relations_to_the_rest_are_kept_but_lead_nowhere(tmp_path):
-    (tmp_path / "go.obo").write_text(OBO.replace("part_of GO:0000003 ! three", "part_of GO:0000099"))
-    parsed, _ = parse(tmp_path, "go.obo")
-    assert parsed.terms["GO:0000002"].part_of == ("GO:0000099",)
-    assert parsed.ancestors("GO:0000002") == {"GO:0000001"}
-    (tmp_path / "go.obo").write_text(OBO.replace("is_a: GO:0000001", "is_a: GO:0000099"))
-    with pytest.raises(ValueError, match="parent that it does not have: 'GO:0000099'"):
-        parse(tmp_path, "go.obo")
-
-
-def test_terms_that_are_each_other_s_parents_end(tmp_path):
-    (tmp_path / "go.obo").write_text(OBO.replace("alt_id: GO:0000011", "is_a: GO:0000002"))
-    parsed, _ = parse(tmp_path, "go.obo")
-    assert parsed.ancestors("GO:0000001") == {"GO:0000001", "GO:0000002", "GO:0000003"}
-    assert describe(sample("P1", "GO:0000001"), parsed, DescribeConfig.model_validate({})).function is not None
-
-
-def test_another_ontology_at_the_same_place_is_read_anew(tmp_path):
-    for release in ("one", "another"):
-        (tmp_path / "ontology.json").write_bytes(Ontology(release, TERMS).to_bytes())
-        assert read(tmp_path / "ontology.json").release == release
-
-
-@pytest.mark.parametrize(
-    "content", ["not an ontology", "format-version: 1.2\nontology: x\n\n[Term]\nid: X:1\nname: x\n"]
-)
-def test_what_is_not_the_gene_ontology_is_refused(tmp_path, content):
-    (tmp_path / "go.obo").write_text(content)
-    with pytest.raises(ValueError, match=r"go\.obo: (not a readable OBO file|no GO term)"):
-        parse(tmp_path, "go.obo")
