@@ -61,13 +61,14 @@ class Stream(io.RawIOBase):
     """A source file's decompressed bytes, front to back; also of an open file, as a member of an archive is.
 
     name: relative to the root. begin, end: the range of a plain file whose entries are wanted. release: a parser sets
-    it when the file says of what release it is. Raises SourceError, from any read, for a file that cannot be read, is
-    damaged, or expands beyond reason.
+    it when the file says of what release it is. place: the file's root, where a parser finds its companions. Raises
+    SourceError, from any read, for a file that cannot be read, is damaged, or expands beyond reason.
     """
 
     def __init__(self, name: str, file: IO[bytes], begin: int = 0, end: int | None = None) -> None:
         super().__init__()
         self.name, self.begin, self.end, self.release = name, begin, end, ""
+        self.place: Place | None = None
         self.raw_bytes, self.given, self._digest = 0, 0, hashlib.sha256()
         self._file = file
         self._source = io.BufferedReader(_Hashed(self), BLOCK)
@@ -78,9 +79,11 @@ class Stream(io.RawIOBase):
     def open(place: Place, name: str, begin: int = 0, end: int | None = None) -> "Stream":
         """Raises SourceError for a file that is not there or must not be read."""
         try:
-            return Stream(name, place.open(name), begin, end)
+            stream = Stream(name, place.open(name), begin, end)
         except OSError as error:
             raise _unreadable(name, error) from error
+        stream.place = place
+        return stream
 
     def readable(self) -> bool:
         return True
