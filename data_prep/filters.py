@@ -1,6 +1,6 @@
 """What may be in a data set: `Sample → Sample | Rejection`, one reason each, the first that applies."""
 
-from data_prep.records import Rejection
+from data_prep.records import Record, Rejection
 from pretrain.config import Config
 from pretrain.sample import Sample
 
@@ -14,24 +14,26 @@ class FilterConfig(Config):
     max_unknown: float = 0.5
 
 
-def check(sample: Sample, source: str, config: FilterConfig) -> Sample | Rejection:
-    """The sample itself if every limit holds. `source`: the file that its first record came from."""
+def check(sample: Sample, first: Record, config: FilterConfig) -> Sample | Rejection:
+    """The sample itself if every limit holds. `first`: the protein's first record, which says where it came from."""
     sequence = sample.sequence
     if sequence is None:
         return sample
+    problem = _problem(sequence, config)
+    return Rejection(problem[0], sample.key, first.source, problem[1], first.position) if problem else sample
+
+
+def _problem(sequence: str, config: FilterConfig) -> tuple[str, str] | None:
+    """(reason, what was seen)."""
     if len(sequence) < config.min_length:
-        return Rejection(
-            "too_short", sample.key, source, f"{len(sequence)} residues, min_length is {config.min_length}"
-        )
+        return "too_short", f"{len(sequence)} residues, min_length is {config.min_length}"
     if len(sequence) > config.max_length:
-        return Rejection("too_long", sample.key, source, f"{len(sequence)} residues, max_length is {config.max_length}")
+        return "too_long", f"{len(sequence)} residues, max_length is {config.max_length}"
     strange = sorted(set(sequence) - set(config.letters))
     if strange:
         at = min(sequence.index(letter) for letter in strange)
-        return Rejection(
-            "bad_letters", sample.key, source, f"{''.join(strange)!r} at residue {at + 1}; allowed are {config.letters}"
-        )
+        return "bad_letters", f"{''.join(strange)!r} at residue {at + 1}; allowed are {config.letters}"
     unknown = sequence.count("X") / len(sequence)
     if unknown > config.max_unknown:
-        return Rejection("mostly_unknown", sample.key, source, f"{unknown:.2f} of {len(sequence)} residues are X")
-    return sample
+        return "mostly_unknown", f"{unknown:.2f} of {len(sequence)} residues are X"
+    return None

@@ -1,10 +1,14 @@
 """Records of one protein → one `Sample`, whatever subset of modalities they make; what cannot be used is a `Rejection`.
 
-Of two different sequences for one accession the first wins, in the configuration's order of sources. Structures are
-aligned and ranked by coverage × identity, then resolution, then pLDDT.
+An accession that occurs several times: the first sequence wins, in the configuration's order of sources and then of
+files; a different one is rejected, an equal one counted. What entries say besides is taken from the first that says it;
+terms, texts, structures and images are gathered from all, each once. Structures are aligned and ranked by coverage ×
+identity, then resolution, then pLDDT.
 """
 
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -12,6 +16,7 @@ from data_prep.align import Placement, place
 from data_prep.ontology import Ontology
 from data_prep.records import (
     AnnotationRecord,
+    EntryRecord,
     ImageRecord,
     Record,
     Rejection,
@@ -19,15 +24,17 @@ from data_prep.records import (
     StructureRecord,
     TextRecord,
 )
-from data_prep.sources.gene_ontology import UNRECORDED
+from data_prep.sources.evidence import UNRECORDED, keeps
 from pretrain.config import Config
-from pretrain.sample import Function, Image, Sample, Structure, Term
+from pretrain.sample import About, Function, Image, Sample, Structure, Term
 
 
 class JoinConfig(Config):
     """min_identity: of the aligned residues. min_aligned: share of a chain's residues that must find a place.
 
     max_structures, max_images: best per protein. keep_unpaired_function: keep proteins known by function alone.
+    evidence: codes of annotations that are kept, or names of groups of codes (`experimental`); empty: all.
+    fragments: how pieces of one long model are joined.
     """
 
     min_identity: float = 0.95
@@ -35,33 +42,56 @@ class JoinConfig(Config):
     max_structures: int = 4
     max_images: int = 16
     keep_unpaired_function: bool = True
+    evidence: tuple[str, ...] = ()
 
 
-def join(
-    key: str, records: Iterable[Record], ontology: Ontology, config: JoinConfig
-) -> tuple[Sample | None, list[Rejection]]:
-    """The protein's sample, or None if nothing of it is left, and everything that did not get in."""
+@dataclass
+class Joined:
+    """sample: None if nothing of the protein is left. rejected: everything that did not get in. counts: of the rest."""
+
+    sample: Sample | None = None
+    rejected: list[Rejection] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def join(key: str, records: Iterable[Record], ontology: Ontology, config: JoinConfig) -> Joined:
+    """The protein's sample, and what became of every record."""
     records = list(records)
-    rejected: list[Rejection] = []
-    sequence = _sequence([r for r in records if isinstance(r, SequenceRecord)], rejected)
+    joined = Joined()
+    rejected = joined.rejected
+    sequence = _sequence([r for r in records if isinstance(r, SequenceRecord)], joined)
+    about = _about([r for r in records if isinstance(r, EntryRecord)], joined)
     structures = _structures([r for r in records if isinstance(r, StructureRecord)], sequence, config, rejected)
-    terms = _terms([r for r in records if isinstance(r, AnnotationRecord)], ontology, rejected)
+    terms = _terms([r for r in records if isinstance(r, AnnotationRecord)], ontology, config, joined)
     texts = tuple(dict.fromkeys(r.text for r in records if isinstance(r, TextRecord)))
     images = _images([r for r in records if isinstance(r, ImageRecord)], config, rejected)
     if not (sequence or structures or images):
         if not terms and not texts:
-            return None, rejected
+            return joined
         if not config.keep_unpaired_function:
-            return None, [
-                *rejected,
-                Rejection("function_only", key, records[0].source, f"{len(terms)} terms, {len(texts)} texts"),
-            ]
-    return Sample(key, sequence, structures, Function(terms, texts) if terms or texts else None, images), rejected
+            told = f"{len(terms)} terms, {len(texts)} texts"
+            rejected.append(Rejection("function_only", key, records[0].source, told, records[0].position))
+            return joined
+    function = Function(terms, texts) if terms or texts else None
+    joined.sample = Sample(key, sequence, structures, function, images, about)
+    return joined
 
 
-def _sequence(records: list[SequenceRecord], rejected: list[Rejection]) -> str | None:
+def _about(records: list[EntryRecord], joined: Joined) -> About:
+    """Field by field, what the first entry says that says anything."""
+    about = About()
+    for record in records:
+        given = replace(record.about, secondary=record.about.secondary or record.secondary)
+        missing = {f.name: getattr(given, f.name) for f in fields(About) if not getattr(about, f.name)}
+        about = replace(about, **missing)
+    joined.counts["further_entries"] += max(len(records) - 1, 0)
+    return about
+
+
+def _sequence(records: list[SequenceRecord], joined: Joined) -> str | None:
+    rejected = joined.rejected
     empty = [record for record in records if not record.sequence]
-    rejected += [Rejection("empty_sequence", record.key, record.source) for record in empty]
+    rejected += [Rejection("empty_sequence", r.key, r.source, position=r.position) for r in empty]
     records = [record for record in records if record.sequence]
     if not records:
         return None
@@ -71,36 +101,47 @@ def _sequence(records: list[SequenceRecord], rejected: list[Rejection]) -> str |
             at = next((i for i, (a, b) in enumerate(zip(first.sequence, other.sequence, strict=False)) if a != b), None)
             where = "one continues the other" if at is None else f"first difference at residue {at + 1}"
             detail = f"{len(other.sequence)} residues, {first.source} has {len(first.sequence)}; {where}"
-            rejected.append(Rejection("sequence_conflict", other.key, other.source, detail))
+            rejected.append(Rejection("sequence_conflict", other.key, other.source, detail, other.position))
+        else:
+            joined.counts["same_sequence"] += 1
     return first.sequence
 
 
-def _terms(records: list[AnnotationRecord], ontology: Ontology, rejected: list[Rejection]) -> tuple[Term, ...]:
+def _terms(records: list[AnnotationRecord], ontology: Ontology, config: JoinConfig, joined: Joined) -> tuple[Term, ...]:
     """Direct terms by live id, each with its evidence codes; `NR` only where no other code is known."""
     if not ontology.terms:
-        rejected += [Rejection("no_ontology", r.key, r.source, f"{len(r.terms)} terms") for r in records]
+        joined.rejected += [
+            Rejection("no_ontology", r.key, r.source, f"{len(r.terms)} terms", r.position) for r in records
+        ]
         return ()
     evidence: dict[str, set[str]] = {}
     refused: dict[tuple[str, str], Rejection] = {}
     for record in records:
+        unwanted: Counter[str] = Counter()
         for id, code in record.terms:
-            live = ontology.resolve(id)
-            if live:
-                evidence.setdefault(live, set()).add(code)
-            elif id in ontology.obsolete:
-                term = ontology.obsolete[id]
-                instead = f", replaced by {', '.join(term.replaced_by)}" if term.replaced_by else ""
-                refused[id, record.source] = Rejection(
-                    "obsolete_term", record.key, record.source, f"{id} {term.name}{instead}"
-                )
+            if not keeps(code, config.evidence):
+                unwanted[code] += 1
+                continue
+            found = ontology.look_up(id)
+            joined.counts[f"terms/{found.how}"] += 1
+            if found.id:
+                evidence.setdefault(found.id, set()).add(code)
             else:
+                told = ontology.why_not(id)
                 refused[id, record.source] = Rejection(
-                    "unknown_term", record.key, record.source, f"{id} is not in the ontology"
+                    f"{found.how}_term", record.key, record.source, told, record.position
                 )
-    rejected += refused.values()
-    return tuple(
+        for code, count in sorted(unwanted.items()):
+            told = f"{count} terms by {code}"
+            joined.rejected.append(
+                Rejection("evidence_filtered", record.key, record.source, told, record.position, count)
+            )
+    joined.rejected += refused.values()
+    terms = tuple(
         Term(id, code) for id, codes in sorted(evidence.items()) for code in sorted(codes - {UNRECORDED} or codes)
     )
+    joined.counts.update(ontology.counts(terms))
+    return terms
 
 
 def _images(records: list[ImageRecord], config: JoinConfig, rejected: list[Rejection]) -> tuple[Image, ...]:
@@ -109,9 +150,9 @@ def _images(records: list[ImageRecord], config: JoinConfig, rejected: list[Rejec
     images: dict[str, Image] = {}
     for record in records:
         if record.image.id in images:
-            rejected.append(Rejection("duplicate_image", record.key, record.source, record.image.id))
+            rejected.append(Rejection("duplicate_image", record.key, record.source, record.image.id, record.position))
         elif len(images) >= config.max_images:
-            rejected.append(Rejection("beyond_max_images", record.key, record.source, record.image.id))
+            rejected.append(Rejection("beyond_max_images", record.key, record.source, record.image.id, record.position))
         else:
             images[record.image.id] = record.image
     return tuple(images.values())
@@ -131,13 +172,11 @@ def _structures(
     kept: dict[str, Structure] = {}
     for _, structure, record in sorted(aligned, key=lambda entry: (entry[0], entry[2].id)):
         if structure.id in kept:
-            rejected.append(
-                Rejection(
-                    "duplicate_structure", record.key, record.source, f"{structure.id} came from another file too"
-                )
-            )
+            told = f"{structure.id} came from another file too"
+            rejected.append(Rejection("duplicate_structure", record.key, record.source, told, record.position))
         elif len(kept) >= config.max_structures:
-            rejected.append(Rejection("beyond_max_structures", record.key, record.source, structure.id))
+            told = f"{structure.id} ranks behind {config.max_structures} others"
+            rejected.append(Rejection("beyond_max_structures", record.key, record.source, told, record.position))
         else:
             kept[structure.id] = structure
     return tuple(kept.values())
@@ -156,9 +195,13 @@ def _structure(record: StructureRecord, sequence: str | None, config: JoinConfig
     stated = record.begin, record.end, record.shift
     placement = place(record.letters, record.number, sequence, *stated, config.min_identity, config.min_aligned)
     if placement.identity < config.min_identity:
-        return Rejection("low_identity", record.key, record.source, _misfit(record, placement, sequence))
+        return Rejection(
+            "low_identity", record.key, record.source, _misfit(record, placement, sequence), record.position
+        )
     if placement.aligned < config.min_aligned:
-        return Rejection("low_coverage", record.key, record.source, _misfit(record, placement, sequence))
+        return Rejection(
+            "low_coverage", record.key, record.source, _misfit(record, placement, sequence), record.position
+        )
     return _build(record, placement.kept, placement.residue, placement.identity)
 
 
@@ -194,4 +237,6 @@ def _build(record: StructureRecord, kept: np.ndarray, residue: np.ndarray, ident
         confidence=None if record.confidence is None else record.confidence[kept],
         resolution=record.resolution,
         identity=identity,
+        states=None if record.states is None else "".join(record.states[i] for i in kept),
+        pae=None if record.pae is None else record.pae[np.ix_(kept, kept)],
     )

@@ -21,6 +21,7 @@ from pretrain.sample import Facet, Sample, canonical, encode, group_name
 
 BLOCK = tarfile.BLOCKSIZE
 FORMAT = 1
+PAYLOADS = ("sequence", "structure", "term", "text", "image", "about")
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,26 @@ class Shard:
     index_sha256: str
     counts: dict[str, int] = field(repr=False)
 
+    @property
+    def index_path(self) -> str:
+        return self.path.removesuffix(".tar") + SUFFIX
+
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a data set is: `manifest.json`. Nothing in it depends on when, where or by how many workers it was made."""
+    """What a data set is: `manifest.json`. Nothing in it depends on when, where or by how many workers it was made.
+
+    joined: what became of records that are neither in a sample of their own nor rejected. files: SHA-256 of those
+    beside the shards.
+    """
 
     name: str
     partitions: int
     splits: dict[str, dict[str, dict[str, Any]]]
     totals: dict[str, Any]
     rejected: dict[str, int]
+    joined: dict[str, int]
+    files: dict[str, str]
     sources: list[dict[str, Any]]
     go: dict[str, Any]
     config: dict[str, Any]
@@ -60,40 +71,78 @@ class Manifest:
         )
 
 
+class Shelf:
+    """One partition's shards as they are written, one per split and modality subset. Samples come sorted by key.
+
+    A sample goes to disk as it comes; what stays in memory is its row of the index.
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.folder, self.number = folder, number
+        self._open: dict[tuple[str, str], _Writer] = {}
+
+    def add(self, split: str, sample: Sample) -> None:
+        where = split, group_name(sample.modalities)
+        if where not in self._open:
+            self._open[where] = _Writer(self.folder, *where, self.number)
+        self._open[where].add(sample)
+
+    def close(self) -> list[Shard]:
+        """What was written, sorted: `<split>/<group>/<number>.tar` below the folder, each with its index."""
+        return [writer.close() for _, writer in sorted(self._open.items())]
+
+
+class _Writer:
+    def __init__(self, folder: Path, split: str, group: str, number: int) -> None:
+        self.split, self.group, self.path = split, group, f"{split}/{group}/{number:05d}.tar"
+        self._tar = folder / self.path
+        self._tar.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self._tar, "wb")  # noqa: SIM115  closed by close
+        self._digest, self._size = hashlib.sha256(), 0
+        self._keys: list[str] = []
+        self._columns: list[tuple[int, ...]] = []
+        self._counts: Counter[str] = Counter()
+
+    def add(self, sample: Sample) -> None:
+        members = encode(sample)
+        span = b"".join(_member(name, data) for name, data in members)
+        self._columns.append((self._size, len(span), zlib.crc32(span), *_columns(sample)))
+        self._keys.append(sample.key)
+        self._counts.update(_payload(sample, members[0][1]))
+        self._counts.update(f.name.lower() for f in Facet if f in sample.facets and f.name)
+        self._write(span)
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self._size += len(data)
+
+    def close(self) -> Shard:
+        self._write(bytes(2 * BLOCK))
+        self._file.close()
+        index = _index(self._keys, self._columns).to_bytes()
+        self._tar.with_suffix(SUFFIX).write_bytes(index)
+        return Shard(
+            split=self.split,
+            group=self.group,
+            path=self.path,
+            samples=len(self._keys),
+            residues=sum(row[4] for row in self._columns),
+            bytes=self._size,
+            sha256=self._digest.hexdigest(),
+            index_bytes=len(index),
+            index_sha256=hashlib.sha256(index).hexdigest(),
+            counts=dict(self._counts),
+        )
+
+
 def write(folder: Path, split: str, number: int, samples: Iterable[Sample]) -> Shard:
     """Write one shard and its index. The samples are of one group, and sorted by key."""
-    body, columns, counts = bytearray(), [], Counter[str]()
-    keys: list[str] = []
-    group = ""
+    shelf = Shelf(folder, number)
     for sample in samples:
-        start, members = len(body), encode(sample)
-        for name, data in members:
-            body += _member(name, data)
-        span = memoryview(body)[start:]
-        columns.append((start, len(span), zlib.crc32(span), *_columns(sample)))
-        span.release()
-        keys.append(sample.key)
-        group = group_name(sample.modalities)
-        counts.update(_payload(sample, members[0][1]))
-        counts.update(f.name.lower() for f in Facet if f in sample.facets and f.name)
-    body += bytes(2 * BLOCK)
-    index = _index(keys, columns).to_bytes()
-    place = folder / split / group
-    place.mkdir(parents=True, exist_ok=True)
-    (place / f"{number:05d}.tar").write_bytes(body)
-    (place / f"{number:05d}{SUFFIX}").write_bytes(index)
-    return Shard(
-        split=split,
-        group=group,
-        path=f"{split}/{group}/{number:05d}.tar",
-        samples=len(keys),
-        residues=sum(row[4] for row in columns),
-        bytes=len(body),
-        sha256=hashlib.sha256(body).hexdigest(),
-        index_bytes=len(index),
-        index_sha256=hashlib.sha256(index).hexdigest(),
-        counts=dict(counts),
-    )
+        shelf.add(split, sample)
+    (shard,) = shelf.close()
+    return shard
 
 
 def _member(name: str, data: bytes) -> bytes:
@@ -137,6 +186,7 @@ def _payload(sample: Sample, member: bytes) -> dict[str, int]:
     return {
         "sequence_bytes": sequence,
         "structure_bytes": len(member) - 8 - header - sequence,
+        "about_bytes": len(canonical(asdict(sample.about))) if sample.about else 0,
         "term_bytes": sum(len(term.id) + len(term.evidence) for term in function.terms) if function else 0,
         "text_bytes": sum(len(text.text.encode()) for text in function.texts) if function else 0,
         "image_bytes": sum(len(image.data) for image in sample.images),
@@ -155,7 +205,7 @@ def totals(shards: list[Shard]) -> dict[str, Any]:
         counts.update(shard.counts)
     samples = sum(shard.samples for shard in shards)
     written = sum(shard.bytes + shard.index_bytes for shard in shards)
-    payload = sum(counts[f"{kind}_bytes"] for kind in ("sequence", "structure", "term", "text", "image"))
+    payload = sum(counts[f"{kind}_bytes"] for kind in PAYLOADS)
     facets = {facet.name.lower(): counts[facet.name.lower()] for facet in Facet if facet.name}
     rest = {name: count for name, count in sorted(counts.items()) if name not in facets}
     return {
@@ -184,10 +234,3 @@ def tree(shards: list[Shard]) -> dict[str, dict[str, dict[str, Any]]]:
         about = ("path", "samples", "bytes", "sha256", "index_sha256")
         entry["shards"].append({name: getattr(shard, name) for name in about})
     return out
-
-
-def write_rejections(path: Path, lines: list[dict[str, str]]) -> dict[str, int]:
-    """`rejected.jsonl`, sorted; returns the counts by reason."""
-    texts = sorted(canonical(line) for line in lines)
-    path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
-    return dict(sorted(Counter(line["reason"] for line in lines).items()))

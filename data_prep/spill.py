@@ -1,20 +1,25 @@
-"""Records on their way from the task that parsed them to the task that joins them: one file per partition.
+"""Records on their way from the task that parsed them to the task that joins them: runs, sorted by partition and key.
 
-A record is one JSON line, followed by the raw bytes that the line announces (arrays and images). Plain, appendable,
-and never a pickle.
+A task holds records up to a limit, sorts them and writes a run: a table of its partitions, then their records in the
+order of keys. Joining a partition merges its segments of all runs, key by key. So neither a big source file nor a big
+partition needs much memory, and there are as many files as there is data, not tasks × partitions. A record is one JSON
+line, followed by the raw bytes that the line announces (arrays and images): plain, checked, and never a pickle.
 """
 
 import dataclasses
+import heapq
 import json
-import shutil
-from collections import defaultdict
-from collections.abc import Iterator
+import struct
+import zlib
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_prep.places import Place
 from data_prep.records import (
     AnnotationRecord,
     EntryRecord,
@@ -28,7 +33,19 @@ from pretrain.sample import About, Image, Text
 
 RECORDS = (SequenceRecord, EntryRecord, AnnotationRecord, TextRecord, ImageRecord, StructureRecord)
 KINDS = {kind.__name__: kind for kind in RECORDS}
-BUFFER = 64 << 20  # bytes held before they go to disk: bounds a task's memory, whatever the size of its source file
+CODES = {kind: code for code, kind in enumerate(RECORDS)}
+HELD = 160 << 20  # bytes of records that a parsing task holds before it writes a run
+MERGED = 96 << 20  # bytes of all runs together that a joining task reads ahead
+SMALLEST = 64 << 10  # bytes read at once of one run; below this, reading costs more than it saves
+MAGIC = b"FFSPILL1"
+SEGMENT = struct.Struct("<QQII")  # offset, bytes, CRC-32, records of one partition
+FRAME = struct.Struct("<BHI")  # kind, bytes of the key, bytes of the record
+AGAIN = "remove the work folder and begin again"
+COST = 200  # bytes that Python needs beside a record's own
+
+
+class SpillDamaged(ValueError):
+    """A run that is not what was written."""
 
 
 def partition(key: str, partitions: int) -> int:
@@ -37,35 +54,86 @@ def partition(key: str, partitions: int) -> int:
 
 
 class Spill:
-    """One task's output: `<folder>/<partition>`. A retried task starts its folder afresh."""
+    """One task's records → `<folder>/0000.run`, `0001.run`, …; `runs` are their names."""
 
-    def __init__(self, folder: Path, partitions: int) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        self.folder, self.partitions = folder, partitions
-        self.buffers: defaultdict[int, bytearray] = defaultdict(bytearray)
-        self.held = 0
+    def __init__(self, folder: Path, partitions: int, held: int = HELD) -> None:
+        self.folder, self.partitions, self.limit = folder, partitions, held
+        self.runs: list[str] = []
+        self._records: list[tuple[int, bytes, int, int, bytes]] = []
+        self._held = 0
 
     def add(self, record: Record) -> None:
-        data = dumps(record)
-        self.buffers[partition(record.key, self.partitions)] += data
-        self.held += len(data)
-        if self.held > BUFFER:
+        data, key = dumps(record), record.key.encode()
+        where = partition(record.key, self.partitions)
+        self._records.append((where, key, len(self._records), CODES[type(record)], data))
+        self._held += len(data) + COST
+        if self._held > self.limit:
             self.flush()
 
     def flush(self) -> None:
-        for number, buffer in self.buffers.items():
-            with open(self.folder / str(number), "ab") as file:
-                file.write(buffer)
-        self.buffers.clear()
-        self.held = 0
+        """Write what is held as a run; nothing if nothing is."""
+        if not self._records:
+            return
+        self._records.sort(key=lambda record: record[:3])
+        table = bytearray(SEGMENT.size * self.partitions)
+        name = f"{len(self.runs):04d}.run"
+        with open(self.folder / name, "wb") as file:
+            file.write(MAGIC + table)
+            for where, records in groupby(self._records, key=lambda record: record[0]):
+                begin, crc, count = file.tell(), 0, 0
+                for count, (_, key, _, kind, data) in enumerate(records, 1):  # noqa: B007  count is the last one
+                    frame = FRAME.pack(kind, len(key), len(data)) + key
+                    crc = zlib.crc32(data, zlib.crc32(frame, crc))
+                    file.write(frame)
+                    file.write(data)
+                SEGMENT.pack_into(table, where * SEGMENT.size, begin, file.tell() - begin, crc, count)
+            file.seek(len(MAGIC))
+            file.write(table)
+        self.runs.append(name)
+        self._records, self._held = [], 0
 
 
-def read(path: Path) -> Iterator[Record]:
-    """The records of one spill file, in the order they were added."""
-    with open(path, "rb") as file:
-        while line := file.readline():
-            yield _record(json.loads(line), file)
+def merge(place: Place, runs: Sequence[str], number: int, only: Collection[type] = ()) -> Iterator[tuple[str, Record]]:
+    """(key, record) of one partition: by key, then in the order of the runs, then as they were added.
+
+    only: kinds that are wanted; others are passed over without decoding them. Raises SpillDamaged.
+    """
+    ahead = max(SMALLEST, MERGED // max(len(runs), 1))
+    wanted = {CODES[kind] for kind in only or RECORDS}
+    segments = [_segment(place, run, number, order, ahead) for order, run in enumerate(runs)]
+    for key, _, _, kind, data in heapq.merge(*segments, key=lambda frame: frame[:3]):
+        if kind in wanted:
+            try:
+                yield key.decode(), loads(data)
+            except (KeyError, TypeError, ValueError) as error:  # before its segment's checksum was reached
+                raise SpillDamaged(f"{place}: a record of {key!r} is damaged; {AGAIN}") from error
+
+
+def _segment(
+    place: Place, run: str, number: int, order: int, ahead: int
+) -> Iterator[tuple[bytes, int, int, int, bytes]]:
+    """(key, order of the run, place in it, kind, bytes) of a partition's records in one run."""
+    entry = place.read(run, len(MAGIC) + number * SEGMENT.size, SEGMENT.size)
+    if len(entry) < SEGMENT.size:
+        raise SpillDamaged(f"{place / run} has no entry for partition {number}; {AGAIN}")
+    begin, size, crc, count = SEGMENT.unpack(entry)
+    at, held, seen, frame = 0, b"", 0, 0
+    for record in range(count):
+        while len(held) < frame + FRAME.size or len(held) < frame + FRAME.size + sum(
+            FRAME.unpack_from(held, frame)[1:]
+        ):
+            block = place.read(run, begin + at, min(ahead, size - at)) if at < size else b""
+            if not block:
+                raise SpillDamaged(f"{place / run} ends within partition {number}; {AGAIN}")
+            at, held, seen, frame = at + len(block), held[frame:] + block, zlib.crc32(block, seen), 0
+            if at == size and seen != crc:
+                raise SpillDamaged(f"{place / run}: partition {number} fails its checksum; {AGAIN}")
+        kind, keys, length = FRAME.unpack_from(held, frame)
+        key, data = frame + FRAME.size, frame + FRAME.size + keys
+        frame = data + length
+        yield held[key:data], order, record, kind, held[data:frame]
+    if at != size:
+        raise SpillDamaged(f"{place / run}: partition {number} has {size - at} bytes too many; {AGAIN}")
 
 
 def dumps(record: Record) -> bytes:
@@ -85,12 +153,20 @@ def dumps(record: Record) -> bytes:
     return b"".join((line, b"\n", *(np.ascontiguousarray(value).tobytes() for value in arrays.values())))
 
 
-def _record(entry: dict[str, Any], file: Any) -> Record:
-    fields = entry["fields"]
+def loads(data: bytes) -> Record:
+    """The record of `dumps`' bytes; its arrays are views of them."""
+    end = data.index(b"\n")
+    entry = json.loads(data[:end])
+    fields, at = entry["fields"], end + 1
     for name, dtype, shape in entry["arrays"]:
-        data = file.read(int(np.prod(shape)) * np.dtype(dtype).itemsize)
-        fields[name] = np.frombuffer(data, dtype=dtype).reshape(shape)
-    kind = KINDS[entry["kind"]]
+        count = int(np.prod(shape))
+        fields[name] = np.frombuffer(data, dtype=dtype, count=count, offset=at).reshape(shape)
+        at += fields[name].nbytes
+    return _record(KINDS[entry["kind"]], fields)
+
+
+def _record(kind: Any, fields: dict[str, Any]) -> Record:
+    """Tuples and nested dataclasses, which JSON does not know, made again."""
     if kind is ImageRecord:
         about = fields.pop("image")
         data = fields.pop("data").tobytes()

@@ -8,10 +8,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 OBJECT_STORE = 100 << 20  # bytes; Ray's lower limit is 75 MiB
+AHEAD = 4  # tasks per core that are handed to Ray at a time
+RETRIES = 5  # times that a task is given to another worker when its own has died
 
 T = TypeVar("T")
 
@@ -47,19 +49,26 @@ class Workers:
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def run(self, calls: Sequence[partial[T]]) -> Iterator[T]:
-        """The calls' results as they come, in any order. The first error ends the run, as itself, not as Ray's."""
+    def run(self, function: Callable[..., T], shared: Sequence[Any], items: Sequence[tuple]) -> Iterator[T]:
+        """`function(*shared, *item)` of every item, as they come, in any order. The first error ends the run as itself.
+
+        What is shared goes to the cluster once; of the items a few per core are on their way at a time.
+        """
         if not self.count:
-            yield from (call() for call in calls)
+            yield from (function(*shared, *item) for item in items)
             return
         import ray
         from ray.exceptions import RayTaskError
 
-        remote: Any = ray.remote(num_cpus=1, max_retries=2)(_call)
-        waiting = [remote.remote(call) for call in calls]
+        task: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_call).options(name=function.__name__)
+        common = ray.put((function, tuple(shared)))
+        limit = max(16, AHEAD * int(ray.cluster_resources().get("CPU", 1)))
+        left = iter(items)
+        waiting = [task.remote(common, item) for item in islice(left, limit)]
         try:
             while waiting:
                 (done, *_), waiting = ray.wait(waiting)
+                waiting += [task.remote(common, item) for item in islice(left, 1)]
                 yield ray.get(done)
         except RayTaskError as error:
             cause = error.cause
@@ -69,5 +78,6 @@ class Workers:
                 ray.cancel(task, force=False)
 
 
-def _call(call: Callable[[], T]) -> T:
-    return call()
+def _call(common: tuple[Callable[..., T], tuple], item: tuple) -> T:
+    function, shared = common
+    return function(*shared, *item)

@@ -6,9 +6,17 @@ import pytest
 from data_prep.filters import FilterConfig, check
 from data_prep.join import JoinConfig, join
 from data_prep.ontology import Obsolete, Ontology, OntologyTerm
-from data_prep.records import AnnotationRecord, ImageRecord, Rejection, SequenceRecord, StructureRecord, TextRecord
+from data_prep.records import (
+    AnnotationRecord,
+    EntryRecord,
+    ImageRecord,
+    Rejection,
+    SequenceRecord,
+    StructureRecord,
+    TextRecord,
+)
 from data_prep.split import SPLITS, SplitConfig, split
-from pretrain.sample import Facet, Image, Sample, Term, Text
+from pretrain.sample import About, Facet, Image, Sample, Term, Text
 
 SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRV"
 ONTOLOGY = Ontology(
@@ -17,7 +25,10 @@ ONTOLOGY = Ontology(
         "GO:0000001": OntologyTerm("one", "molecular_function", alt_ids=("GO:0000009",)),
         "GO:0000002": OntologyTerm("two", "biological_process"),
     },
-    {"GO:0000003": Obsolete("obsolete three", ("GO:0000001",))},
+    {
+        "GO:0000003": Obsolete("obsolete three", ("GO:0000001", "GO:0000002")),
+        "GO:0000005": Obsolete("obsolete five", ("GO:0000002",)),
+    },
 )
 
 
@@ -37,7 +48,8 @@ def structure(letters: str = SEQUENCE, id: str = "1abc_A", **fields) -> Structur
 
 
 def joined(*records, **options) -> tuple[Sample | None, list[Rejection]]:
-    return join("P1", records, ONTOLOGY, JoinConfig(**options))
+    found = join("P1", records, ONTOLOGY, JoinConfig(**options))
+    return found.sample, found.rejected
 
 
 def test_every_modality():
@@ -82,14 +94,15 @@ def test_terms_are_resolved_and_obsolete_or_unknown_ones_refused():
     assert sample.function is not None
     assert sample.function.terms == (Term("GO:0000001", "IDA"), Term("GO:0000002", "NR"))
     assert {(r.reason, r.detail) for r in rejected} == {
-        ("obsolete_term", "GO:0000003 obsolete three, replaced by GO:0000001"),
+        ("obsolete_term", "GO:0000003 obsolete three, replaced by GO:0000001, GO:0000002"),
         ("unknown_term", "GO:0000004 is not in the ontology"),
     }
 
 
 def test_without_an_ontology_terms_are_refused_as_a_whole():
     record = AnnotationRecord("P1", "g", (("GO:0000001", "IDA"), ("GO:0000002", "IDA")))
-    sample, (refused,) = join("P1", [SequenceRecord("P1", "a", SEQUENCE), record], Ontology(), JoinConfig())
+    found = join("P1", [SequenceRecord("P1", "a", SEQUENCE), record], Ontology(), JoinConfig())
+    sample, (refused,) = found.sample, found.rejected
     assert sample is not None
     assert sample.function is None
     assert (refused.reason, refused.detail) == ("no_ontology", "2 terms")
@@ -170,7 +183,9 @@ def test_images_are_capped():
     ],
 )
 def test_filters(sequence, reason, said):
-    refused = check(Sample("P1", sequence), "file", FilterConfig(max_length=100))
+    refused = check(
+        Sample("P1", sequence), SequenceRecord("P1", "file", sequence, "byte 5"), FilterConfig(max_length=100)
+    )
     assert isinstance(refused, Rejection)
     assert (refused.reason, refused.key, refused.source) == (reason, "P1", "file")
     assert said in refused.detail
@@ -178,7 +193,7 @@ def test_filters(sequence, reason, said):
 
 def test_a_sample_within_the_limits_passes_as_it_is():
     sample = Sample("P1", SEQUENCE)
-    assert check(sample, "file", FilterConfig()) is sample
+    assert check(sample, SequenceRecord("P1", "file", ""), FilterConfig()) is sample
 
 
 def test_split_is_a_function_of_the_key_with_the_shares_asked_for():
@@ -187,3 +202,46 @@ def test_split_is_a_function_of_the_key_with_the_shares_asked_for():
     assert drawn == [split(f"P{n}", config) for n in range(4000)]
     assert [round(drawn.count(which) / 4000, 1) for which in SPLITS] == [0.7, 0.1, 0.2]
     assert drawn != [split(f"P{n}", SplitConfig(valid=0.1, test=0.2, seed=1)) for n in range(4000)]
+
+
+def test_evidence_is_filtered_and_what_became_of_ids_is_counted():
+    terms = (("GO:0000002", "IDA"), ("GO:0000009", "IEA"), ("GO:0000005", "EXP"), ("GO:0000001", "IEA"))
+    record = AnnotationRecord("P1", "g", terms, "byte 12")
+    found = join("P1", [record], ONTOLOGY, JoinConfig(evidence=("experimental",)))
+    assert found.sample and found.sample.function
+    assert found.sample.function.terms == (Term("GO:0000002", "EXP"), Term("GO:0000002", "IDA"))
+    assert [(r.reason, r.detail, r.position, r.count) for r in found.rejected] == [
+        ("evidence_filtered", "2 terms by IEA", "byte 12", 2)
+    ]
+    assert found.counts["terms/live"] == found.counts["terms/replaced"] == 1
+    assert found.counts["namespace/biological_process"] == 2
+
+
+def test_what_entries_say_is_taken_from_the_first_that_says_it():
+    entries = (
+        EntryRecord("P1", "a", About(name="Titin", taxon=0), secondary=("Q1",)),
+        EntryRecord("P1", "b", About(name="Other", taxon=9606, ec=("1.1.1.1",)), secondary=("Q2",)),
+    )
+    found = join("P1", [SequenceRecord("P1", "a", SEQUENCE), *entries], ONTOLOGY, JoinConfig())
+    assert found.sample
+    assert found.sample.about == About(name="Titin", taxon=9606, ec=("1.1.1.1",), secondary=("Q1",))
+    assert found.counts["further_entries"] == 1
+
+
+def test_an_equal_sequence_is_counted_and_a_different_one_rejected():
+    records = [SequenceRecord("P1", name, text) for name, text in (("a", SEQUENCE), ("b", SEQUENCE), ("c", "MKT"))]
+    found = join("P1", records, ONTOLOGY, JoinConfig())
+    assert found.counts["same_sequence"] == 1
+    assert [(r.reason, r.source) for r in found.rejected] == [("sequence_conflict", "c")]
+
+
+def test_states_and_aligned_errors_follow_the_residues_that_are_kept():
+    size = len(SEQUENCE) + 3
+    pae = np.arange(size * size, dtype=np.uint8).reshape(size, size)
+    record = structure("GSH" + SEQUENCE, states="AAA" + "D" * len(SEQUENCE), pae=pae)  # a tag that aligns to nothing
+    sample, _ = joined(SequenceRecord("P1", "a", SEQUENCE), record)
+    assert sample
+    (chain,) = sample.structures
+    assert chain.letters == SEQUENCE
+    assert chain.states == "D" * len(SEQUENCE)
+    assert chain.pae is not None and np.array_equal(chain.pae, pae[3:, 3:])

@@ -1,35 +1,14 @@
-"""Spills give back what they were given; shards are plain tars with an index that fits."""
+"""Shards are plain tars with an index that fits."""
 
-import json
+import hashlib
 import tarfile
 import zlib
 
 import numpy as np
 
-from data_prep import spill
-from data_prep.records import AnnotationRecord, ImageRecord, SequenceRecord, StructureRecord, TextRecord
-from data_prep.shards import totals, write, write_rejections
+from data_prep.shards import Shelf, totals, write
 from pretrain.data.index import SUFFIX, ShardIndex
 from pretrain.sample import Function, Image, Sample, Structure, Term, Text, decode, encode
-
-RECORDS = (
-    SequenceRecord("P1", "a", "MKT"),
-    AnnotationRecord("P1", "b", (("GO:0000001", "IDA"),)),
-    TextRecord("P1", "c", Text("Binds α-things.\nAnd more.", "uniprot:function")),
-    ImageRecord("P1", "d", Image("i", b"\x89PNG\n\x00", ("protein",))),
-)
-STRUCTURE = StructureRecord(
-    "P1",
-    "e",
-    "1abc_A",
-    "MK",
-    ("N", "CA"),
-    np.arange(12, dtype=np.float32).reshape(2, 2, 3),
-    np.array([[True, False], [True, True]]),
-    np.array([3, 5], dtype=np.int32),
-    resolution=1.5,
-    begin=4,
-)
 
 
 def samples() -> list[Sample]:
@@ -46,31 +25,6 @@ def samples() -> list[Sample]:
         Sample(f"P{n}", "MKT" * (n + 1), (chain,), function, (Image("i", b"png" * 400, ("protein",)),))
         for n in range(3)
     ]
-
-
-def test_spilled_records_come_back(tmp_path):
-    out = spill.Spill(tmp_path / "s", 4)
-    for record in (*RECORDS, STRUCTURE):
-        out.add(record)
-    out.flush()
-    (path,) = (tmp_path / "s").iterdir()
-    assert path.name == str(spill.partition("P1", 4))
-    *light, structure = spill.read(path)
-    assert tuple(light) == RECORDS
-    assert isinstance(structure, StructureRecord)
-    for name in ("coordinates", "mask", "number"):
-        assert np.array_equal(getattr(structure, name), getattr(STRUCTURE, name))
-    plain = ("key", "source", "id", "letters", "atoms", "confidence", "resolution", "begin", "end", "shift")
-    assert all(getattr(structure, name) == getattr(STRUCTURE, name) for name in plain)
-
-
-def test_a_spill_begun_again_starts_afresh_and_one_over_its_buffer_goes_to_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(spill, "BUFFER", 1)
-    for _ in range(2):
-        out = spill.Spill(tmp_path / "s", 1)
-        out.add(RECORDS[0])
-        out.add(RECORDS[1])
-    assert list(spill.read(tmp_path / "s" / "0")) == list(RECORDS[:2])
 
 
 def test_a_shard_is_a_plain_tar_and_its_index_fits(tmp_path):
@@ -108,8 +62,19 @@ def test_counts_tell_payload_from_overhead(tmp_path):
     assert counts["overhead_bytes_per_sample"] == round((counts["bytes"] - payload) / 3, 1)
 
 
-def test_rejections_are_sorted_and_counted(tmp_path):
-    lines = [{"reason": "b", "key": "2"}, {"reason": "a", "key": "3"}, {"reason": "b", "key": "1"}]
-    assert write_rejections(tmp_path / "r.jsonl", lines) == {"a": 1, "b": 2}
-    read = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
-    assert sorted(read, key=lambda line: line["key"]) == read
+def test_a_shelf_writes_each_subset_as_a_shard_of_its_own(tmp_path):
+    shelf = Shelf(tmp_path, 3)
+    for sample in samples():
+        shelf.add("train", sample)
+        shelf.add("valid", Sample(sample.key, sample.sequence))
+    found = shelf.close()
+    assert [shard.path for shard in found] == [
+        "train/sequence_structure_function_image/00003.tar",
+        "valid/sequence/00003.tar",
+    ]
+    for shard in found:
+        data = (tmp_path / shard.path).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
+        index = (tmp_path / shard.index_path).read_bytes()
+        assert (len(index), hashlib.sha256(index).hexdigest()) == (shard.index_bytes, shard.index_sha256)
+        assert shard.samples == 3

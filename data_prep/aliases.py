@@ -1,0 +1,81 @@
+"""Secondary accessions: entries that were merged live on under one accession, and other files still use the others.
+
+Entries are parsed before everything else, so that a structure or an annotation of a secondary accession finds its
+protein. An accession is left as it is when it is itself an entry here (an older file), or when several entries claim it
+(an entry that was split): which one is meant cannot be known.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.places import Place
+from data_prep.records import EntryRecord, Record
+
+NAMES = "aliases.txt"  # of a task that parsed entries: `primary secondary secondary …` a line
+
+
+@dataclass(frozen=True, eq=False)
+class Aliases:
+    """secondary: bytes [N], sorted. primary: bytes [N]. ambiguous: how many were left out for having several."""
+
+    secondary: NDArray[np.bytes_]
+    primary: NDArray[np.bytes_]
+    ambiguous: int = 0
+
+    def of(self, key: str) -> str:
+        """The accession to use; an isoform follows its protein (`Q12345-2` → `P12345-2`)."""
+        if not len(self.secondary):
+            return key
+        base, dash, number = key.partition("-")
+        at = int(np.searchsorted(self.secondary, base.encode()))
+        if at < len(self.secondary) and self.secondary[at] == base.encode():
+            return self.primary[at].decode() + dash + number
+        return key
+
+    def renamed(self, record: Record) -> Record:
+        """The record, under its protein's own accession."""
+        key = self.of(record.key)
+        return record if key == record.key else replace(record, key=key)
+
+
+def line(record: EntryRecord) -> str:
+    return " ".join((record.key, *record.secondary)) + "\n"
+
+
+def collect(place: Place, names: Sequence[str]) -> Aliases:
+    """The table of all entries' listings, which are gone through twice: memory is that of the secondary accessions."""
+    claims: dict[str, set[str]] = {}
+    for primary, *secondary in _lines(place, names):
+        for name in secondary:
+            claims.setdefault(name, set()).add(primary)
+    entries = {primary for primary, *_ in _lines(place, names) if primary in claims}
+    ambiguous = sum(len(found) > 1 for name, found in claims.items() if name not in entries)
+    pairs = sorted((name, *found) for name, found in claims.items() if len(found) == 1 and name not in entries)
+    return Aliases(np.array([a for a, _ in pairs], dtype="S"), np.array([b for _, b in pairs], dtype="S"), ambiguous)
+
+
+def _lines(place: Place, names: Sequence[str]) -> Iterator[list[str]]:
+    for name in names:
+        for one in place.read(name).decode().splitlines():
+            yield one.split(" ")
+
+
+def store(aliases: Aliases) -> bytes:
+    pairs = zip(aliases.secondary.tolist(), aliases.primary.tolist(), strict=True)
+    table = [[a.decode(), b.decode()] for a, b in pairs]
+    return json.dumps({"ambiguous": aliases.ambiguous, "aliases": table}).encode()
+
+
+@lru_cache(maxsize=1)
+def read(place: Place, name: str) -> Aliases:
+    """The table that `store` made; its name tells its content."""
+    tree = json.loads(place.read(name))
+    pairs = tree["aliases"]
+    return Aliases(
+        np.array([a for a, _ in pairs], dtype="S"), np.array([b for _, b in pairs], dtype="S"), tree["ambiguous"]
+    )

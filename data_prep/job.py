@@ -1,0 +1,208 @@
+"""A preparation as a job that can be interrupted: where its intermediate files are, what is done, who may work on it.
+
+Beside a local data set lies `.<name>.work/`, below one on an object store `.work/`; a cluster without a common disk
+needs a store. A task writes in a folder of its own and hands it over in one step, `done.json` last, under a name that
+is the hash of all that its result follows from. So whatever is done is never done again: after any interruption the
+same command goes on, and after a change of input or configuration what does not depend on it is still there. All of it
+is deleted when the data set is complete.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from data_prep.places import Place
+from pretrain.data.index import MANIFEST
+from pretrain.sample import canonical
+
+DONE = "done.json"
+LOCK = "lock.json"
+JOB = "job"
+BEAT = 5.0  # seconds between two signs of life of a job that writes to an object store
+SILENT = 4 * BEAT  # seconds without one after which a job counts as dead
+
+
+@dataclass(frozen=True)
+class Job:
+    """work: intermediate files. data: where shards go. out: the data set's final place, which on a store is `data`."""
+
+    work: Place
+    data: Place
+    out: Place
+
+    def done(self, name: str) -> dict[str, Any] | None:
+        """What a task told when it was done; None if it is not."""
+        return json.loads(self.work.read(f"{name}/{DONE}")) if self.work.exists(f"{name}/{DONE}") else None
+
+    @contextmanager
+    def task(self, name: str) -> Iterator["Task"]:
+        """A task's own folder; what is in it when `finish` is called becomes the result `name`, all or nothing."""
+        base = self.work.local
+        if base is not None:
+            (base / "tmp").mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="task-", dir=None if base is None else base / "tmp"))
+        try:
+            yield Task(self, name, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Task:
+    job: Job
+    name: str
+    folder: Path
+
+    def finish(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Hand the folder over, with `told` as what others learn of it; of two attempts the first counts."""
+        (self.folder / DONE).write_text(canonical(told))
+        work = self.job.work
+        if work.local is None:
+            for path in sorted(self.folder.iterdir(), key=lambda path: path.name == DONE):
+                work.put(path, f"{self.name}/{path.name}")
+            return told
+        target = work.local / self.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.rename(target)
+        except OSError:
+            if not (target / DONE).is_file():
+                raise
+        return told
+
+
+@contextmanager
+def opened(out: Place, identity: str, overwrite: bool) -> Iterator[Job]:
+    """The job that prepares `out`, for this process alone. Raises ValueError if `out` is taken, or another has it.
+
+    identity: of everything that the data set follows from.
+    """
+    work = beside(out)
+    with _alone(work, out):
+        check_free(out, overwrite)
+        if not work.exists(JOB) or work.read(JOB).decode() != identity:
+            # Shards of another job may have other names: none of them may stay beside ours.
+            stale = out if out.local is None else work / "data"
+            for name in stale.list():
+                if name != ".work":
+                    stale.remove(name)
+        work.write(JOB, identity.encode())
+        yield Job(work, out if out.local is None else work / "data", out)
+
+
+def beside(out: Place) -> Place:
+    """Where a data set's intermediate files are."""
+    if out.local is None:
+        return out / ".work"
+    return Place(str(out.local.parent.resolve() / f".{out.local.name}.work"))
+
+
+def check_free(out: Place, overwrite: bool) -> None:
+    """Raises ValueError for a place that has something else, or a data set that is not to be replaced."""
+    if out.local is not None and not out.exists() and (old := beside(out).local / "old").is_dir():  # type: ignore
+        old.rename(out.local)  # a job was killed between its last two steps
+    names = [name for name in out.list() if name != ".work"] if out.exists() else []
+    if out.local is not None and out.exists() and not out.local.is_dir():
+        raise ValueError(f"{out} is a file; give a folder")
+    started = out.local is None and out.exists(f".work/{JOB}")
+    if names and not started and MANIFEST not in names:
+        raise ValueError(f"{out} is there and is not a data set; give another folder")
+    if MANIFEST in names and not overwrite:
+        raise ValueError(f"{out} already holds a data set; give another folder, or overwrite=true to replace it")
+
+
+def publish(job: Job, manifest: bytes) -> None:
+    """Make the data set whole: its manifest last, then its name. Intermediate files go."""
+    job.data.write(MANIFEST, manifest)
+    if job.out.local is not None and job.data.local is not None:
+        target, old = job.out.local, job.work.local / "old"  # type: ignore[operator]  # local as its data are
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            target.rename(old)
+        job.data.local.replace(target)
+    _clear(job.work)
+
+
+def _clear(work: Place) -> None:
+    """Remove everything but the lock."""
+    for name in work.list():
+        if name not in ("lock", LOCK):
+            work.remove(name)
+
+
+@contextmanager
+def _alone(work: Place, out: Place) -> Iterator[None]:
+    """Hold the work folder against other jobs. Locally the system lets go of it when a process dies, in any way."""
+    if work.local is None:
+        with _alone_on_store(work, out):
+            yield
+        return
+    base = work.local
+    base.mkdir(parents=True, exist_ok=True)
+    path = base / "lock"
+    with open(path, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is preparing {out} now; wait for it, or give another folder") from None
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+            raise ValueError(f"another run prepared {out} just now; look at it, and start again if need be")
+        try:
+            yield
+        finally:
+            if set(work.list()) <= {"lock", "tmp"}:  # finished, or never begun
+                shutil.rmtree(base, ignore_errors=True)
+
+
+@contextmanager
+def _alone_on_store(work: Place, out: Place) -> Iterator[None]:
+    """The same by an object that only one job can create, and that its owner renews: a silent one counts as dead."""
+    me = {"id": uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
+
+    def sign(beat: int) -> bytes:
+        return canonical({**me, "beat": beat}).encode()
+
+    if not work.create(LOCK, sign(0)):
+        before = work.read(LOCK)
+        time.sleep(SILENT)
+        if not work.exists(LOCK) or work.read(LOCK) != before:
+            held = json.loads(before)
+            raise ValueError(
+                f"another run (process {held['pid']} on {held['host']}) is preparing {out} now; wait for it, or give "
+                "another place"
+            )
+        work.remove(LOCK)
+        if not work.create(LOCK, sign(0)):
+            raise ValueError(f"another run began to prepare {out} just now; wait for it, or give another place")
+    ended = threading.Event()
+
+    def renew() -> None:
+        beat = 0
+        while not ended.wait(BEAT):
+            beat += 1
+            try:
+                if json.loads(work.read(LOCK))["id"] == me["id"]:
+                    work.write(LOCK, sign(beat))
+            except OSError:
+                continue  # the store is away for a moment; the next beat tries again
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if work.exists(LOCK) and json.loads(work.read(LOCK))["id"] == me["id"]:
+            work.remove(LOCK)

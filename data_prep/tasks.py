@@ -1,0 +1,154 @@
+"""What a worker does: parse a slice, gather what splits go by, write a partition. Each is a pure function of files.
+
+A task leaves its result in the job's work folder and says what the driver must know; a task that is done is never done
+again. Nothing else passes between tasks.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from data_prep import aliases, ontology, shards, spill
+from data_prep.describe import describe
+from data_prep.filters import check
+from data_prep.job import Job
+from data_prep.join import join
+from data_prep.recipe import ENTRIES, PrepareConfig, Roots, ontology_file
+from data_prep.records import EntryRecord, FileSeen, Rejection
+from data_prep.sources.files import Slice
+from data_prep.split import split
+from pretrain.sample import KEY, MAX_KEY, Sample, canonical
+
+REJECTED = "rejected.jsonl"
+ONTOLOGY = "ontology.json"
+Told = dict[str, Any]
+
+
+class Rejected:
+    """A task's rejections: to its file as they come, counted by reason."""
+
+    def __init__(self, folder: Path) -> None:
+        self.counts: Counter[str] = Counter()
+        self._file = open(folder / REJECTED, "w", encoding="utf-8")  # noqa: SIM115  closed by close
+
+    def add(self, rejection: Rejection) -> None:
+        self.counts[rejection.reason] += rejection.count
+        told = {name: value for name, value in asdict(rejection).items() if (name, value) != ("count", 1)}
+        self._file.write(canonical(told) + "\n")
+
+    def close(self) -> dict[str, int]:
+        self._file.close()
+        return dict(sorted(self.counts.items()))
+
+
+def store_ontology(config: PrepareConfig, roots: Roots, job: Job, name: str) -> Told:
+    """Write the data set's `ontology.json`; an empty one where none is configured."""
+    if done := job.done(name):
+        return done
+    stored, seen = ontology.Ontology(), None
+    if config.ontology:
+        stored, seen = ontology.parse(*ontology_file(config.ontology, roots))
+    with job.task(name) as task:
+        (task.folder / ONTOLOGY).write_bytes(stored.to_bytes())
+        counts = {"terms": len(stored.terms), "obsolete": len(stored.obsolete), "alt_ids": len(stored.primary)}
+        return task.finish({"counts": counts, "release": stored.release, "seen": seen and asdict(seen)})
+
+
+def parse_slice(config: PrepareConfig, roots: Roots, job: Job, table: str, name: str, source: int, part: Slice) -> Told:
+    """Parse a slice of a source: its records as runs, its rejections, and of entries their accessions.
+
+    table: of secondary accessions; none while entries are parsed.
+    """
+    if done := job.done(name):
+        return done
+    files = config.sources[source]
+    entries = files.kind in ENTRIES
+    known = aliases.read(job.work, table) if table else None
+    seen: list[FileSeen] = []
+    counts: Counter[str] = Counter()
+    with job.task(name) as task:
+        out, rejected, listed = spill.Spill(task.folder, config.partitions), Rejected(task.folder), []
+        for item in files.read(roots[files.root or ""], part, roots[""]):
+            if isinstance(item, FileSeen):
+                seen.append(item)
+            elif isinstance(item, Rejection):
+                rejected.add(item)
+            elif not KEY.fullmatch(item.key) or len(item.key) > MAX_KEY:
+                problem = f"a key must match {KEY.pattern}, and have at most {MAX_KEY} characters"
+                rejected.add(Rejection("bad_key", item.key[: 2 * MAX_KEY], item.source, problem, item.position))
+            else:
+                record = known.renamed(item) if known else item
+                out.add(record)
+                counts[type(item).__name__.removesuffix("Record").lower()] += 1
+                counts["by_secondary_accession"] += record is not item
+                if entries and isinstance(item, EntryRecord):
+                    listed.append(aliases.line(item))
+        out.flush()
+        if entries:
+            (task.folder / aliases.NAMES).write_text("".join(listed))
+        told = {"source": source, "seen": [asdict(each) for each in seen], "runs": out.runs}
+        return task.finish({**told, "records": dict(sorted(counts.items())), "rejected": rejected.close()})
+
+
+def collect_aliases(job: Job, table: str, entries: list[str]) -> None:
+    """The table of secondary accessions, from the slices that have entries."""
+    if not job.work.exists(table):
+        found = aliases.collect(job.work, [f"{name}/{aliases.NAMES}" for name in entries])
+        job.work.write(table, aliases.store(found))
+
+
+def write_partition(config: PrepareConfig, job: Job, terms: str, runs: tuple[str, ...], name: str, number: int) -> Told:
+    """Join, filter, describe and write the proteins of one partition: a shard per split and modality subset.
+
+    terms: the task that stored the ontology.
+    """
+    if done := job.done(name):
+        return done
+    with job.task(name) as task:
+        rejected, counts = Rejected(task.folder), Counter[str]()
+        go = ontology.read(job.work, f"{terms}/{ONTOLOGY}")
+        shelf = shards.Shelf(task.folder, number)
+        for sample in samples(config, job, runs, number, go, rejected, counts):
+            shelf.add(split(sample.key, config.split), describe(sample, go, config.describe))
+        written = shelf.close()
+        for shard in written:
+            for path in (shard.path, shard.index_path):
+                job.data.put(task.folder / path, path)
+        for split_folder in {shard.split for shard in written}:
+            _remove_empty(task.folder / split_folder)
+        told = {"shards": [asdict(shard) for shard in written], "joined": dict(sorted(counts.items()))}
+        return task.finish({**told, "rejected": rejected.close()})
+
+
+def samples(
+    config: PrepareConfig,
+    job: Job,
+    runs: tuple[str, ...],
+    number: int,
+    terms: ontology.Ontology,
+    rejected: Rejected,
+    counts: Counter[str],
+) -> Iterator[Sample]:
+    """The partition's proteins that pass the filters, by key; what does not goes to `rejected`."""
+    merged = spill.merge(job.work, runs, number)
+    for key, group in groupby(merged, key=lambda pair: pair[0]):
+        records = [record for _, record in group]
+        joined = join(key, records, terms, config.join)
+        counts.update(joined.counts)
+        for rejection in joined.rejected:
+            rejected.add(rejection)
+        checked = joined.sample and check(joined.sample, records[0], config.filters)
+        if isinstance(checked, Rejection):
+            rejected.add(checked)
+        elif checked:
+            yield checked
+
+
+def _remove_empty(folder: Path) -> None:
+    """What is left of a shelf when its shards have gone to their place."""
+    for group in folder.iterdir():
+        group.rmdir()
+    folder.rmdir()
