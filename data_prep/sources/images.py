@@ -1,31 +1,35 @@
-"""Microscope images by manifest: the channel files of one cell become one PNG with up to four bands.
+"""Microscope images: the channel files of one field or cell become one PNG with up to four bands.
 
 Band i is `pretrain.sample.CHANNELS[i]`; up to the last channel that is there, an absent one is a black band, and
 `present` says which are real. Two bands are a PNG of grey and alpha, four one of RGBA: containers, no transparency is
 meant, so bands are resized one by one (a picture library would weigh colours by alpha).
+
+What a file shows is said by a manifest, by the file's name, or by a table of samples, in this order. The protein is the
+accession that they give, or that of the gene that they name. An image of an unknown protein is in the data set too:
+all of one gene, or else of one antibody, are one unpaired sample; of those that name neither, each is one.
 """
 
-import io
-from collections.abc import Iterator
-from pathlib import Path
+import os
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Container, Generator, Iterable, Iterator
+from hashlib import blake2b
+from itertools import groupby
 from typing import Literal
 
-import numpy as np
 import pydantic
 from PIL import Image as Picture
-from PIL import UnidentifiedImageError
 
 from data_prep.places import Place
 from data_prep.records import FileSeen, ImageRecord, Items, Rejection
-from data_prep.sources.files import Files, Slice, SourceError, Stream, find, load, rows
-from data_prep.spill import partition
-from pretrain.config import Config
-from pretrain.sample import CHANNELS, Image
+from data_prep.sources import hpa, pixels
+from data_prep.sources.files import Files, Slice, SourceError, Stream, find, packed
+from data_prep.sources.genes import GeneMap, GeneTable, unversioned
+from data_prep.sources.hpa import SampleColumns, Samples
+from data_prep.sources.shots import ImageColumns, Shot, listed, named
+from pretrain.sample import CHANNELS, MAX_KEY, Image
 
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-PLAIN = {"L", "RGB", "I", "F", "I;16", "I;16B", "I;16L"}  # Pillow's modes whose bands are measured values
-LAYERED = {"LA", "RGBA"}  # the last band is opacity, or in a `bands` file a channel
-READ_AS = {"1": "L", "LA": "L", "RGBA": "RGB"}  # what other modes are read as; those not named (palette, ink) as RGB
 ALL = "bands"  # the channel of a file that is itself a multi-band image
 Channel = Literal["protein", "nucleus", "microtubules", "er", "bands", ""]
 USUAL: dict[str, Channel] = {
@@ -35,131 +39,211 @@ USUAL: dict[str, Channel] = {
     "yellow": "er",
     "bands": "bands",
 }
-
-
-class ImageColumns(Config):
-    """Columns of an image manifest. `path` is relative to `paths`; an empty accession means: unpaired."""
-
-    path: str = "path"
-    accession: str = "uniprot"
-    cell: str = "cell"
-    channel: str = "channel"
+MAX_FILE = 128 << 20  # bytes of an image file
+SHARE = 4 << 20  # bytes of a manifest's text per task: some 30,000 rows
+MOST = 256  # tasks per manifest; each reads all of it, and keeps its part
+TEXT = 8  # times that a gzipped manifest expands, about
+UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class Images(Files):
-    """`kind = "images"`; `files` are manifests, TSV or CSV. A damaged manifest always stops.
+    """`kind = "images"`; `files` are manifests (TSV or CSV, perhaps gzipped), or image files named as in `hpa`.
 
-    channels: the manifest's channel name → one of CHANNELS, `"bands"` for a ready-made file whose bands are the leading
-    CHANNELS, or `""` for a stain that none stands for, which is left out and counted. Default: names of the HPA.
+    channels: the manifest's or the file name's channel → one of CHANNELS, `"bands"` for a file whose bands or pages are
+    the leading CHANNELS, or `""` for a stain that none stands for, which is left out and counted. Default: the HPA's.
     size: pixels of a side; images are cut to their central square and resized (bilinear, antialiased).
     depth: bits that 16-bit files really use; they are scaled by 255 / (2^depth - 1). Floats are scaled from 0–1.
-    parts: into how many tasks one manifest is cut, by cell. paths: what the manifest's paths are relative to.
+    max_pixels: of a file; a larger one is not decoded. paths: what the manifest's paths are relative to.
+    metadata: a table of samples by plate and well, for what manifest and names do not say. genes: a table of genes'
+    accessions. Both are relative to the configuration's own `root`.
+    parts: tasks per manifest at least; slice: image files per task, where `files` names them.
+    A damaged manifest or table always stops.
     """
 
     kind: Literal["images"] = "images"
     name: str = "image"
     columns: ImageColumns = ImageColumns()
+    metadata: str | None = None
+    metadata_columns: SampleColumns = SampleColumns()
+    genes: GeneTable | None = None
     channels: dict[str, Channel] = pydantic.Field(default_factory=lambda: dict(USUAL))
-    size: int = 128
-    depth: int = 16
-    parts: int = 4
+    size: int = pydantic.Field(default=128, ge=1, le=4096)
+    depth: int = pydantic.Field(default=16, ge=8, le=31)
+    max_pixels: int = pydantic.Field(default=1 << 25, ge=1)
+    parts: int = pydantic.Field(default=4, ge=1, le=MOST)
+    slice: int = pydantic.Field(default=512, ge=1)
     paths: Literal["manifest", "root"] = "manifest"
     on_error: Literal["stop", "reject"] = "reject"
 
+    @property
+    def words(self) -> frozenset[str]:
+        return frozenset(self.channels) - {""}
+
     def slices(self, root: Place) -> list[Slice]:
-        """Of a manifest, each slice has the cells of one part."""
-        return [Slice((name,), part, part + 1) for name in find(root, self.patterns) for part in range(self.parts)]
+        """Of a manifest, equal shares of its bytes, each of which stands for as many of its cells. Of image files, some
+        that are next to each other by cell, so that no image is in two tasks."""
+        found: list[Slice] = []
+        files: list[tuple[str, str]] = []
+        for name in find(root, self.patterns):
+            if hpa.is_image(name):
+                files.append((hpa.parse(name, self.words).cell, name))
+            else:
+                size, step = self._share(root, name)
+                found += [Slice((name,), at, min(at + step, size)) for at in range(0, size, step)]
+        some: list[str] = []
+        for _, group in groupby(sorted(files), key=lambda each: each[0]):
+            some += [name for _, name in group]
+            if len(some) >= self.slice:
+                found.append(Slice(tuple(some)))
+                some = []
+        return found + ([Slice(tuple(some))] if some else [])
+
+    def _share(self, root: Place, name: str) -> tuple[int, int]:
+        """A manifest's bytes, and how many of them stand for one task."""
+        size = max(root.stat(name).bytes, 1)
+        text = size * TEXT if packed(root, name) else size
+        parts = min(MOST, max(self.parts, -(-text // SHARE)))
+        return size, -(-size // parts)
 
     def read(self, root: Place, part: Slice, home: Place) -> Items:
-        name = part.names[0]
-        stream = Stream.open(root, name)
-        cells = self._cells(name, stream)
+        genes = GeneMap.read(home, self.genes) if self.genes else GeneMap()
+        samples = Samples.read(home, self.metadata, self.metadata_columns) if self.metadata else Samples()
         if part.begin == 0:
-            yield stream.seen()
-        for (key, cell), files in cells.items():
-            if partition(cell, self.parts) == part.begin:
-                yield from self._cell(root, name, key, cell, files)
+            yield from (*genes.seen, *samples.seen)
+        images: defaultdict[tuple[str, str], list[Shot]] = defaultdict(list)
+        if part.end is None:
+            names = yield from self._nameable(part.names)
+            for shot in named(names, self.words, samples):
+                images[shot.cell, shot.protein].append(shot)
+        else:
+            with Stream.open(root, part.names[0]) as stream:
+                for shot in self._listed(root, stream, part.begin, samples):
+                    images[shot.cell, shot.protein].append(shot)
+                if part.begin == 0:
+                    yield stream.seen()
+        told: set[tuple[str, ...]] = set()
+        for shots in images.values():
+            first = shots[0]
+            known = (first.accession,) if first.accession else genes.accessions(first.gene)
+            if len(known) > 1 and known not in told:
+                told.add(known)
+                yield _ambiguous(known, genes)
+            name = unversioned(first.gene) or first.antibody or first.cell
+            yield from self._image(root, known[0] if known else unpaired(self.name, name), shots)
 
-    def _cells(self, name: str, stream: Stream) -> dict[tuple[str, str], list[tuple[str, str]]]:
-        """(key, cell) → its (channel, path) rows, as they stand in the manifest."""
-        cells: dict[tuple[str, str], list[tuple[str, str]]] = {}
-        for line, row in rows(stream, self.columns.model_dump()):
-            if row["channel"] not in self.channels:
-                raise SourceError(
-                    "unknown_channel",
-                    f"{name}, {line}: channel {row['channel']!r}; map it in `channels`",
-                )
-            key = row["accession"] or f"{self.name}_{row['cell']}"
-            cells.setdefault((key, row["cell"]), []).append((self.channels[row["channel"]], row["path"]))
-        return cells
+    def _listed(self, root: Place, stream: Stream, begin: int, samples: Samples) -> Iterator[Shot]:
+        size, step = self._share(root, stream.name)
+        folder = posixpath.dirname(stream.name) if self.paths == "manifest" else ""
+        where = begin // step, -(-size // step)
+        return listed(stream, self.columns, folder, self.channels, self.words, samples, *where)
 
-    def _cell(
-        self, root: Place, name: str, key: str, cell: str, files: list[tuple[str, str]]
-    ) -> Iterator[ImageRecord | Rejection | FileSeen]:
-        planes: dict[str, np.ndarray] = {}
+    def _nameable(self, paths: Iterable[str]) -> Generator[Rejection, None, list[str]]:
+        """Rejects the files whose names do not tell a channel; returns the others."""
+        names: list[str] = []
+        for path in paths:
+            channel = hpa.parse(path, self.words).channel
+            if (channel or "" in self.channels) and path.isprintable():
+                names.append(path)
+                continue
+            problem = f"{path!a}: the name does not end in one of the `channels` ({', '.join(sorted(self.words))})"
+            if self.on_error == "stop":
+                raise SourceError("unknown_name", problem)
+            yield Rejection("unknown_name", ascii(posixpath.basename(path)), ascii(path), problem)
+        return names
+
+    def _image(self, root: Place, key: str, shots: list[Shot]) -> Iterator[ImageRecord | Rejection | FileSeen]:
+        """The image of one cell's files. If one of them is damaged, there is none."""
+        planes: dict[str, Picture.Image] = {}
+        used: set[tuple[str, str]] = set()
+        first = at = shots[0]
         try:
-            for channel, path in files:
-                if not channel:
+            for at in sorted(shots, key=lambda shot: (shot.channel not in self.channels, -len(shot.channel))):
+                bands = self._bands(at.channel, planes)
+                if problem := self._superfluous(at, bands, used):
+                    yield Rejection(problem, key, at.source, f"cell {at.cell}: {at.path}", at.position)
                     continue
-                place = path if self.paths == "root" else (Path(name).parent / path).as_posix()
-                data, seen = load(root, place)
-                bands = _bands(path, data, self.depth, alpha=channel == ALL)
-                # A stain saved in false colours has its signal in whichever band has it.
-                found = dict(zip(CHANNELS, bands, strict=False)) if channel == ALL else {channel: np.max(bands, axis=0)}
-                if twice := sorted(planes.keys() & found.keys()):
-                    raise SourceError("duplicate_channel", f"{path} is its second file of channel {', '.join(twice)}")
-                planes |= found
+                used.add((at.path, at.channel))
+                data, seen = load(root, at.path)
                 yield seen
+                for channel, plane in self._planes(at, data, bands).items():
+                    if channel in planes:
+                        raise SourceError("duplicate_channel", f"{at.path} is its second file of channel {channel}")
+                    planes[channel] = plane
             if planes:
                 present = tuple(channel for channel in CHANNELS if channel in planes)
-                yield ImageRecord(key, name, Image(f"{self.name}_{cell}", _png(planes, self.size), present))
+                names = {
+                    "antibody": next((shot.antibody for shot in shots if shot.antibody), ""),
+                    "gene": unversioned(next((shot.gene for shot in shots if shot.gene), "")),
+                    "cell_line": next((shot.cell_line for shot in shots if shot.cell_line), ""),
+                }
+                image = Image(f"{self.name}_{first.cell}", pixels.png(planes, self.size), present, **names)
+                yield ImageRecord(key, first.source, image, first.position)
         except SourceError as error:
             if self.on_error == "stop":
                 raise
-            yield Rejection(
-                error.reason.replace("unreadable_file", "missing_image"), key, name, f"cell {cell}: {error}"
+            reason = error.reason.replace("unreadable_file", "missing_image")
+            yield Rejection(reason, key, at.source, f"cell {at.cell}: {error}", at.position)
+
+    def _bands(self, name: str, there: Container[str]) -> dict[str, int]:
+        """Our channels that a file of a channel has, and the band of each. Of several colours, those not yet there."""
+        if name not in self.channels:
+            ours = {self.channels.get(colour, ""): band for colour, band in hpa.colours(name).items()}
+            return {channel: band for channel, band in ours.items() if channel and channel not in there}
+        channel = self.channels[name]
+        if channel == ALL:
+            return {each: band for band, each in enumerate(CHANNELS)}
+        return {channel: 0} if channel else {}
+
+    def _superfluous(self, at: Shot, bands: dict[str, int], used: set[tuple[str, str]]) -> str:
+        """Why a file is passed over though nothing is wrong with it, or ""."""
+        if (at.path, at.channel) in used:
+            return "duplicate_row"
+        if bands:
+            return ""
+        if at.channel in self.channels:
+            return "unmapped_channel"
+        return "redundant_file" if hpa.colours(at.channel) else "mixed_colours"
+
+    def _planes(self, at: Shot, data: bytes, bands: dict[str, int]) -> dict[str, Picture.Image]:
+        several = at.channel not in self.channels
+        stacked = several or self.channels[at.channel] == ALL
+        planes = pixels.planes(at.path, data, self.size, self.depth, self.max_pixels, stacked)
+        if several and len(planes) != len(hpa.BANDS):
+            raise SourceError(
+                "unreadable_image", f"{at.path}: {len(planes)} bands, and its name tells of three colours"
             )
-        for channel, path in files:
-            if not channel:
-                yield Rejection("unmapped_channel", key, name, f"cell {cell}: {path}")
+        return {channel: planes[band] for channel, band in bands.items() if band < len(planes)}
 
 
-def _bands(path: str, data: bytes, depth: int, alpha: bool) -> list[np.ndarray]:
-    """The file's bands, each uint8 [H, W]; a last one of opacity only if `alpha` says that it means something here.
-
-    Raises SourceError for what is not an image.
-    """
-    try:
-        with Picture.open(io.BytesIO(data)) as picture:
-            kept = PLAIN | LAYERED if alpha else PLAIN
-            pixels = np.asarray(picture if picture.mode in kept else picture.convert(READ_AS.get(picture.mode, "RGB")))
-    except UnidentifiedImageError as error:  # its own message holds a memory address, another in each process
-        raise SourceError("unreadable_image", f"{path}: not an image of a known format") from error
-    except Exception as error:  # a damaged file makes Pillow raise OSError, SyntaxError, zlib.error, struct.error, ...
-        raise SourceError("unreadable_image", f"{path}: not a readable image: {error}") from error
-    if pixels.dtype != np.uint8:
-        top = 1.0 if pixels.dtype.kind == "f" else float(2**depth - 1)
-        pixels = np.rint(np.nan_to_num(pixels).astype(np.float64) * (255 / top)).clip(0, 255).astype(np.uint8)
-    return [pixels] if pixels.ndim == 2 else [pixels[..., band] for band in range(min(pixels.shape[2], len(CHANNELS)))]
+def load(root: Place, path: str) -> tuple[bytes, FileSeen]:
+    """An image file's bytes, unpacked if it is gzip. Raises SourceError for what is outside the root, or no file."""
+    inside = posixpath.normpath(path)
+    if inside.startswith(("/", "../")) or inside in ("..", ".") or "\0" in path:
+        raise SourceError("unsafe_path", f"{path!r} does not lie in the root; give a path below it")
+    if root.local is not None:
+        real, base = os.path.realpath(root.local / inside), os.path.realpath(root.local)
+        if os.path.commonpath((real, base)) != base:
+            raise SourceError(
+                "unsafe_path", f"{path!r} is a link out of the root; make the folder that it leads to a root"
+            )
+        if os.path.exists(real) and not os.path.isfile(real):  # a pipe would never end
+            raise SourceError("missing_image", f"{path!r} is no file")
+    with Stream.open(root, inside) as stream:
+        return stream.whole(MAX_FILE), stream.seen()
 
 
-def _png(planes: dict[str, np.ndarray], size: int) -> bytes:
-    """One PNG of the planes, in the order of CHANNELS; always the same bytes for the same planes."""
-    count = max(CHANNELS.index(channel) for channel in planes) + 1
-    bands = [
-        _fit(planes[channel], size) if channel in planes else Picture.new("L", (size, size))
-        for channel in CHANNELS[:count]
-    ]
-    picture = bands[0] if count == 1 else Picture.merge(MODES[count], bands)
-    out = io.BytesIO()
-    picture.save(out, format="PNG", compress_level=9)
-    return out.getvalue()
+def unpaired(source: str, name: str) -> str:
+    """The key of what has no accession: safe, unique and never too long."""
+    whole = f"{source}_{name}"
+    key = UNSAFE.sub("-", whole)
+    if key == whole and len(key) <= MAX_KEY:
+        return key
+    digest = blake2b(whole.encode(), digest_size=4).hexdigest()
+    return f"{key[: MAX_KEY - len(digest) - 1]}-{digest}"
 
 
-def _fit(plane: np.ndarray, size: int) -> Picture.Image:
-    """The central square, at `size` × `size`."""
-    height, width = plane.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    picture = Picture.fromarray(np.ascontiguousarray(plane[top : top + side, left : left + side]))
-    return picture if side == size else picture.resize((size, size), Picture.Resampling.BILINEAR)
+def _ambiguous(known: tuple[str, ...], genes: GeneMap) -> Rejection:
+    """What is said once of a gene with several accessions, in each task that meets it: always in the same words."""
+    best, *others = known
+    named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+    return Rejection("ambiguous_gene", best, genes.seen[0].path, f"of {len(known)} accessions {best}, not {named}")
