@@ -340,7 +340,7 @@ def _cells(stream: Stream) -> Iterator[tuple[str, list[str]]]:
             if line.strip():
                 yield f"byte {at}", text(line).rstrip("\r").split("\t")
         return
-    reader = csv.reader(io.StringIO(text(stream.whole()), newline=""), strict=True)
+    reader = csv.reader((text(line) + "\n" for _, line in stream.pieces(b"\n")), strict=True)
     try:
         yield from ((f"line {reader.line_num}", row) for row in reader if row)
     except csv.Error as error:
