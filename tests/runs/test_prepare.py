@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load as load_safetensors
 
-from data_prep.prepare import PrepareConfig, prepare, staging
+from data_prep.job import Task
+from data_prep.prepare import PrepareConfig, prepare
 from data_prep.shards import Manifest
 from pretrain.config import load
 from pretrain.data.index import Dataset
@@ -41,6 +42,14 @@ def make(out: Path, *overrides: str) -> Manifest:
 
 def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """The same files with the same bytes."""
+    names = files(one)
+    assert files(other) == names
+    _, different, unreadable = filecmp.cmpfiles(one, other, names, shallow=False)
+    assert (different, unreadable) == ([], [])
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +103,8 @@ def test_a_dataset_opens_and_its_proteins_are_whole(dataset):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_any_number_of_workers_writes_the_same_bytes(dataset, tmp_path, workers):
     make(tmp_path / "data", f"workers={workers}")
-    names = files(dataset)
-    assert files(tmp_path / "data") == names
-    _, different, unreadable = filecmp.cmpfiles(dataset, tmp_path / "data", names, shallow=False)
-    assert (different, unreadable) == ([], [])
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]  # no staging left
+    assert_same(dataset, tmp_path / "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]  # nothing else left
 
 
 def test_stock_webdataset_reads_the_shards(dataset):
@@ -126,34 +132,66 @@ def test_a_data_set_in_the_way_is_not_touched_unless_told(dataset, tmp_path):
     assert json.loads((tmp_path / "again" / "manifest.json").read_text())["name"] == "other"
 
 
-def test_a_failed_run_leaves_nothing_behind(tmp_path):
+def test_a_failed_run_leaves_only_what_a_later_one_can_use(tmp_path):
     with pytest.raises(ValueError, match="no folder at"):
         make(tmp_path / "data", "workers=0", "root=nowhere")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="no sample is left"):
         make(tmp_path / "data", "workers=0", "filters.min_length=3000", "join.keep_unpaired_function=false",
              "join.min_aligned=1.1", "join.max_images=0", "join.max_structures=0")  # fmt: skip
-    assert not list(tmp_path.iterdir())
-
-
-def test_two_runs_do_not_meet_and_a_killed_one_leaves_no_trace(tmp_path):
-    out, base = tmp_path / "data", tmp_path / ".data.staging"
-    with staging(out, overwrite=False) as folder:
-        (folder / "half").write_text("written")
-        with pytest.raises(ValueError, match=r"another run is preparing .*data now"):
-            make(out, "workers=0")
-        assert (folder / "half").exists()
-        (folder / "manifest.json").write_text("{}")
-    assert (out / "half").exists()
-    assert not base.exists()
-    (base / "f00" / "work").mkdir(parents=True)  # as a kill in the middle leaves it
-    (base / "lock").write_text("")
-    out.rename(base / "old")  # as a kill between the last two steps leaves it
-    with pytest.raises(ValueError, match="already holds a data set"):
-        make(out, "workers=0")
-    assert (out / "half").exists()
-    make(out, "workers=0", "overwrite=true")
+    assert [path.name for path in tmp_path.iterdir()] == [".data.work"]
+    make(tmp_path / "data", "workers=0")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
-    assert not (out / "half").exists()
+
+
+def test_what_is_done_is_not_done_again(dataset, tmp_path, monkeypatch):
+    """Broken off again and again; in the end every task was done once, and the bytes are the same."""
+    done: Counter[str] = Counter()
+    finish = Task.finish
+
+    def counted(limit: int):
+        def run(self: Task, told: dict) -> dict:
+            if sum(done.values()) >= limit:
+                raise KeyboardInterrupt
+            done[self.name] += 1
+            return finish(self, told)
+
+        return run
+
+    for limit in (2, 5, 9):
+        monkeypatch.setattr(Task, "finish", counted(limit))
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / "data", "workers=0")
+        assert sum(done.values()) == limit
+    monkeypatch.setattr(Task, "finish", counted(10**6))
+    make(tmp_path / "data", "workers=0")
+    assert set(done.values()) == {1}
+    assert {name.partition("/")[0] for name in done} == {"ontology", "parse", "write"}
+    assert_same(dataset, tmp_path / "data")
+
+
+def test_a_changed_file_is_read_again_and_the_others_are_not(tmp_path, monkeypatch):
+    (tmp_path / "raw").mkdir()
+    for name in "abc":
+        (tmp_path / "raw" / f"{name}.fasta").write_text(f">P{name}\nMKTAYIAKQRQISFVKSHFSRQLEERLG\n")
+    (tmp_path / "x.toml").write_text('name = "x"\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n')
+    config = load(PrepareConfig, tmp_path / "x.toml", [f"root={tmp_path / 'raw'}", "workers=0", "partitions=1"])
+    read: list[str] = []
+    finish = Task.finish
+
+    def watched(self: Task, told: dict) -> dict:
+        read.extend(seen["path"] for seen in told.get("seen", []) or [])
+        if self.name.startswith("write/") and len(read) == 3:
+            raise KeyboardInterrupt
+        return finish(self, told)
+
+    monkeypatch.setattr(Task, "finish", watched)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, tmp_path / "data", quiet=True)
+    assert sorted(read) == ["a.fasta", "b.fasta", "c.fasta"]
+    (tmp_path / "raw" / "b.fasta").write_text(">Pb\nMKTAYIAKQRQISFVKSHFSRQLEERLGA\n")
+    assert prepare(config, tmp_path / "data", quiet=True).totals["residues"] == 28 + 29 + 28
+    assert read[3:] == ["b.fasta"]
 
 
 def test_names_that_no_archive_can_hold_are_rejected(tmp_path):
@@ -178,7 +216,7 @@ def test_a_damaged_source_stops_a_run_on_ray_with_its_own_error(tmp_path):
     (tmp_path / "raw" / "x.fasta").write_bytes(b"\x1f\x8bdamaged")
     (tmp_path / "x.toml").write_text('name = "x"\nroot = "."\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n')
     config = load(PrepareConfig, tmp_path / "x.toml", [f"root={tmp_path / 'raw'}", "workers=1"])
-    with pytest.raises(ValueError, match=r"x\.fasta: gzip stream of 9 bytes is damaged"):
+    with pytest.raises(ValueError, match=r"x\.fasta: gzip stream is damaged after 9 bytes"):
         prepare(config, tmp_path / "data", quiet=True)
     assert not (tmp_path / "data").exists()
 
