@@ -29,17 +29,19 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An exported model'
 def prepare(
     config: ConfigFile,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="The data set's folder; runs/NAME by default.")] = None,
+    out: Annotated[str | None, typer.Option(help="The data set's folder or URL; runs/NAME by default.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Ray tasks at a time; 0 does without Ray.")] = None,
+    address: Annotated[str | None, typer.Option(help="An existing Ray cluster: auto, or its address.")] = None,
 ) -> None:
     """Turn raw public files into shards."""
     from data_prep.prepare import PrepareConfig
     from data_prep.prepare import prepare as write
     from pretrain.config import load
 
-    more = [] if workers is None else [f"workers={workers}"]
+    given = {"workers": workers, "address": address}
+    more = [f"{name}={value}" for name, value in given.items() if value is not None]
     loaded = load(PrepareConfig, config, [*(overrides or []), *more])
-    folder = out or Path("runs") / loaded.name
+    folder = out or f"runs/{loaded.name}"
     manifest = write(loaded, folder)
     for split, groups in manifest.splits.items():
         for name, group in groups.items():
@@ -47,6 +49,26 @@ def prepare(
     for reason, count in manifest.rejected.items():
         print(f"{count:>10,}  rejected: {reason.replace('_', ' ')}")
     print(folder)
+
+
+@app.command()
+def fetch(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[str, typer.Option(help="The folder to fetch to; also s3://…, with --parts.")] = "raw",
+    only: Annotated[list[str] | None, typer.Option(help="This item of the configuration; may be repeated.")] = None,
+    parts: Annotated[Path | None, typer.Option(help="Where unfinished files grow; OUT by default.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the hash of what is there already.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask whether the source has changed.")] = False,
+) -> None:
+    """Download releases or lists of accessions from the public sources; go on where an earlier run was stopped."""
+    from data_prep.fetch import fetch as bring
+    from data_prep.fetch import load
+
+    report = bring(load(config, overrides or []), out, tuple(only or ()), parts, verify, refresh)
+    for line in report.lines():
+        print(line)
+    raise typer.Exit(0 if report.complete else 1)
 
 
 @app.command()
