@@ -7,10 +7,15 @@ group. (`gaf-eco-mapping-derived.txt` of the same place has a thousand more: a G
 """
 
 import difflib
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated
 
 import pydantic
+
+from data_prep.places import Place
+from data_prep.records import FileSeen
+from data_prep.sources.files import SourceError, Stream
 
 UNRECORDED = "NR"  # GO's own code for annotations from before evidence was recorded
 GROUPS = {
@@ -85,3 +90,27 @@ def normal(text: str, eco: dict[str, str] = ECO) -> str:
         return eco.get(text, text)
     code = text.partition(":")[0].upper()
     return OLDER.get(code, code) or UNRECORDED
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """What a mapping file says: ECO id → code, with the common ids beneath."""
+
+    seen: FileSeen
+    codes: dict[str, str] = field(repr=False)
+
+
+@lru_cache(maxsize=2)  # a worker reads many slices of one source
+def read(root: Place, name: str, version: str) -> Mapping:
+    """`gaf-eco-mapping-derived.txt`: ECO id, code, perhaps `Default`. version: of the file, which may change."""
+    codes = dict(ECO)
+    with Stream.open(root, name) as stream:
+        for line in stream.whole(16 << 20).decode("utf-8", "replace").splitlines():
+            fields = line.split("\t")
+            if len(fields) >= 2 and fields[0].startswith("ECO:") and fields[1] in CODES:
+                codes[fields[0].strip()] = fields[1].strip()
+        if codes == ECO:
+            raise SourceError(
+                "unparsable_table", f"{name}: no ECO id beyond the common ones; is it the derived mapping?"
+            )
+        return Mapping(stream.seen(), codes)

@@ -1,0 +1,473 @@
+"""GAF, GPAD with GPI, and tables: what each version says, what is left out and how that is counted, in any cut."""
+
+import gzip
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data_prep.places import Place
+from data_prep.records import AnnotationRecord, FileSeen, Rejection
+from data_prep.sources import annotations
+from data_prep.sources.evidence import CODES, ECO, GROUPS, expand, keeps, normal
+from data_prep.sources.files import Files, Slice, SourceError
+from data_prep.sources.gene_ontology import AnnotationColumns, Annotations, Gaf, Gpad
+
+PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "go"
+needs_pack = pytest.mark.skipif(not PACK.is_dir(), reason="the pack of real data is not here")
+
+GPI_1 = """!gpi-version: 1.2
+MGI\tMGI:101\tAbc1\tabc one\t\tgene\ttaxon:10090\t\tUniProtKB:Q9AAA1|UniProtKB:Q9AAA2|RefSeq:NM_1\t
+MGI\tMGI:102\tAbc2\tno protein\t\tgene\ttaxon:10090\t\t\t
+UniProtKB\tP12345-2\tAbc\tform\t\tprotein\ttaxon:10090\tUniProtKB:Q9BBB1\t\t
+UniProtKB\tQ9BBB1\tAbc\tprotein\t\tprotein\ttaxon:10090\t\t\t
+"""
+GPI_2 = """!gpi-version: 2.0
+MGI:MGI:101\tAbc1\tabc one\t\tSO:0001217\tNCBITaxon:10090\t\t\t\tUniProtKB:Q9AAA1|UniProtKB:Q9AAA2\t
+PR:Q9AAA1-2\tAbc1-2\tform\t\tPR:000000001\tNCBITaxon:10090\tMGI:MGI:101\t\t\t\t
+PR:000000009\tAbc1-9\tchain\t\tPR:000000001\tNCBITaxon:9606\tMGI:MGI:101\tPR:Q9AAA1-2\t\t\t
+"""
+
+
+def gaf(
+    key: str = "P12345", term: str = "GO:1", code: str = "IDA", qualifier: str = "", form: str = "", **other: str
+) -> str:
+    database, taxon = other.get("database", "UniProtKB"), other.get("taxon", "taxon:9606")
+    return (
+        f"{database}\t{key}\tTST\t{qualifier}\t{term}\tPMID:1\t{code}\t\tF\tTest\t\tprotein\t{taxon}\t20200101"
+        f"\tX\t\t{form}\n"
+    )
+
+
+def read(source: Files, folder: Path, data: bytes | str, name: str = "file") -> list:
+    (folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
+    return list(source.read(Place(str(folder)), Slice((name,)), Place(str(folder))))
+
+
+def records(items: list) -> list:
+    return [item for item in items if not isinstance(item, FileSeen)]
+
+
+def pairs(items: list) -> set[tuple[str, str, str]]:
+    return {(item.key, *term) for item in items if isinstance(item, AnnotationRecord) for term in item.terms}
+
+
+def test_lines_of_one_protein_that_follow_each_other_are_one_record(tmp_path):
+    lines = [gaf(term="GO:1"), gaf(term="GO:2", code="IEA"), gaf(term="GO:1"), gaf("Q1"), gaf(term="GO:3")]
+    head = "!gaf-version: 2.2\n"
+    assert records(read(Gaf(files="file"), tmp_path, head + "".join(lines))) == [
+        AnnotationRecord("P12345", "file", (("GO:1", "IDA"), ("GO:2", "IEA")), f"byte {len(head)}"),
+        AnnotationRecord("Q1", "file", (("GO:1", "IDA"),), f"byte {len(head) + 3 * len(lines[0])}"),
+        AnnotationRecord("P12345", "file", (("GO:3", "IDA"),), f"byte {len(head + ''.join(lines[:4]))}"),
+    ]
+
+
+def test_a_record_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(annotations, "MOST_TERMS", 3)
+    items = records(read(Gaf(files="file"), tmp_path, "".join(gaf(term=f"GO:{n}") for n in range(8))))
+    assert [len(item.terms) for item in items] == [3, 3, 2]
+
+
+def test_a_denied_function_is_no_annotation(tmp_path):
+    lines = "!gaf-version: 2.2\n" + "".join(
+        gaf(qualifier=q, term=t)
+        for q, t in [("enables", "GO:1"), ("NOT|enables", "GO:2"), ("contributes_to", "GO:3"), ("NOT", "GO:1")]
+    )
+    kept, first, second = sorted(records(read(Gaf(files="file"), tmp_path, lines)), key=lambda i: type(i).__name__)
+    assert kept.terms == (("GO:1", "IDA"), ("GO:3", "IDA"))
+    assert (first.reason, first.key, first.detail, first.count) == (
+        "negated_annotation",
+        "P12345",
+        "NOT|enables GO:2",
+        1,
+    )
+    assert second.detail == "NOT GO:1"
+    assert lines.encode()[int(first.position.removeprefix("byte ")) :].startswith(
+        b"UniProtKB\tP12345\tTST\tNOT|enables"
+    )
+
+
+def test_what_is_left_out_by_the_line_is_counted_by_kind(tmp_path):
+    lines = [
+        gaf(code="IEA"),
+        gaf("URS1", database="RNAcentral"),
+        gaf("CPX-1", database="ComplexPortal"),
+        gaf(code="IEA", term="GO:2"),
+        gaf("URS2", database="RNAcentral"),
+        gaf(code="ISS"),
+        gaf(code="EXP"),
+        gaf("URS3", database="RNAcentral", qualifier="NOT"),
+    ]
+    items = records(read(Gaf(files="file", evidence=("experimental",)), tmp_path, "".join(lines)))
+    second = f"byte {len(lines[0])}"
+    assert [item for item in items if isinstance(item, Rejection)] == [
+        Rejection("evidence_filtered", "", "file", "2 lines of IEA", "byte 0", 2),
+        Rejection("evidence_filtered", "", "file", "1 line of ISS", f"byte {len(''.join(lines[:5]))}", 1),
+        Rejection("other_database", "", "file", "1 line of ComplexPortal", f"byte {len(''.join(lines[:2]))}", 1),
+        Rejection("other_database", "", "file", "3 lines of RNAcentral", second, 3),
+    ]
+    assert pairs(items) == {("P12345", "GO:1", "EXP")}
+
+
+def test_kinds_that_are_counted_apart_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(annotations, "MOST_KINDS", 3)
+    items = read(Gaf(files="file"), tmp_path, "".join(gaf(database=f"D{n}" * 99) for n in range(10)))
+    refused = [item for item in items if isinstance(item, Rejection)]
+    assert len(refused) == 4
+    assert sum(item.count for item in refused) == 10
+    assert "7 lines of other kinds" in [item.detail for item in refused]
+
+
+@pytest.mark.parametrize(("isoforms", "keys"), [("protein", {"P12345"}), ("own", {"P12345", "P12345-2", "P12345-3"})])
+def test_forms_are_their_protein_s_or_their_own(tmp_path, isoforms, keys):
+    lines = [
+        gaf(),
+        gaf(form="UniProtKB:P12345-2"),
+        gaf(form="UniProtKB:P12345:PRO_0000000001"),
+        gaf("Q1", database="x"),
+        gaf("P12345-3:PRO_0000000002", term="GO:2"),
+    ]
+    items = read(Gaf(files="file", isoforms=isoforms), tmp_path, "".join(lines))
+    assert {item.key for item in items if isinstance(item, AnnotationRecord)} == keys
+
+
+def test_organisms_can_be_chosen(tmp_path):
+    lines = gaf("P1", taxon="taxon:9606") + gaf("P2", taxon="taxon:10090|taxon:9606") + gaf("P3", taxon="taxon:4932")
+    items = records(read(Gaf(files="file", taxa=(9606,)), tmp_path, lines))
+    assert [item.key for item in items] == ["P1", ""]
+    assert (items[1].reason, items[1].count) == ("other_taxon", 2)
+
+
+@pytest.mark.parametrize(
+    ("header", "release"),
+    [
+        (
+            "!gaf-version: 2.2\n!date-generated: 2024-04-03T17:21\n!go-version: 2024-03-28\n",
+            "2024-04-03, GO 2024-03-28",
+        ),
+        (
+            "!gaf-version: 2.1\n!\n!Generated: 2016-10-03 09:46\n"
+            "!GO-version: http://purl.obolibrary.org/obo/go/releases/2016-10-01/go.owl\n",
+            "2016-10-03, GO 2016-10-01",
+        ),
+        ("!gaf-version: 2.0\n! a remark: with a colon\n", ""),
+    ],
+)
+def test_a_file_s_release_is_read_from_its_header(tmp_path, header, release):
+    items = read(Gaf(files="file"), tmp_path, header + gaf())
+    assert items[-1].release == release
+
+
+@pytest.mark.parametrize(
+    ("source", "header", "said"),
+    [
+        (Gaf, "!gpa-version: 1.1", "file: a GPAD file; its kind is 'gpad'"),
+        (Gaf, "!gpad-version: 2.0", "file: a GPAD file"),
+        (Gpad, "!gaf-version: 2.2", "file: a GAF file; its kind is 'gaf'"),
+        (Gaf, "!gpi-version: 2.0", "file: a GPI file"),
+        (Gaf, "!gaf-version: 3.0", "file: GAF 3.0; versions 1 and 2 can be read"),
+    ],
+)
+def test_another_format_is_called_by_its_name(tmp_path, source, header, said):
+    with pytest.raises(SourceError, match=said):
+        read(source(files="file"), tmp_path, header + "\n" + gaf())
+
+
+def test_an_unparsable_line_stops_or_is_rejected(tmp_path, monkeypatch):
+    lines = "!gaf-version: 2.2\nUniProtKB\tP1\tnot enough\n" + gaf() + gaf(term="5524")
+    with pytest.raises(SourceError, match=r"file, byte 18: not an annotation of GAF \(3 columns") as error:
+        read(Gaf(files="file"), tmp_path, lines)
+    assert (error.value.reason, error.value.position) == ("unparsable_line", "byte 18")
+    refused, term, kept = sorted(
+        records(read(Gaf(files="file", on_error="reject"), tmp_path, lines)), key=lambda i: (i.key, i.position)
+    )
+    assert (refused.reason, term.reason, kept.key) == ("unparsable_line", "unparsable_line", "P12345")
+    monkeypatch.setattr(annotations, "MOST_LISTED", 2)
+    items = read(Gaf(files="file", on_error="reject"), tmp_path, "rubbish\n" * 10)
+    assert [item.count for item in items if isinstance(item, Rejection)] == [1, 1, 8]
+
+
+def test_what_was_counted_before_damage_is_told(tmp_path):
+    packed = gzip.compress("".join(gaf(f"P{n}", code="IEA" if n % 2 else "IDA") for n in range(40_000)).encode())
+    items = read(Gaf(files="file", on_error="reject", evidence=("IDA",)), tmp_path, packed[:-1000])
+    assert [item.reason for item in items if isinstance(item, Rejection)] == ["evidence_filtered", "truncated_gzip"]
+    assert len(pairs(items)) > 100
+
+
+def test_a_byte_order_mark_and_carriage_returns(tmp_path):
+    lines = "﻿!gaf-version: 2.2\r\n" + gaf(form="UniProtKB:P12345-2").replace("\n", "\r\n") + "\r\n"
+    assert pairs(read(Gaf(files="file", isoforms="own"), tmp_path, lines)) == {("P12345-2", "GO:1", "IDA")}
+
+
+@pytest.mark.parametrize("step", [97, 1000, 10_000])
+def test_any_cut_of_a_file_gives_the_same_annotations(tmp_path, step):
+    data = "!gaf-version: 2.2\n" + "".join(
+        gaf(f"P{n // 7}", f"GO:{n}", code=("IDA", "IEA")[n % 2], qualifier="NOT" if n % 50 == 0 else "")
+        for n in range(400)
+    )
+    source = Gaf(files="file", evidence=("experimental",))
+    whole = read(source, tmp_path, data)
+    place = Place(str(tmp_path))
+    parts = [Slice(("file",), at, min(at + step, len(data))) for at in range(0, len(data), step)]
+    cut = [item for part in parts for item in source.read(place, part, place)]
+    assert pairs(cut) == pairs(whole)
+    assert counted(cut) == counted(whole)
+    assert [item for item in cut if isinstance(item, FileSeen)] == [whole[-1]]
+
+
+def counted(items: list) -> Counter:
+    found: Counter = Counter()
+    for item in items:
+        if isinstance(item, Rejection):
+            found[item.reason, item.detail.partition(" of ")[2] or item.detail] += item.count
+    return found
+
+
+def test_a_big_plain_file_is_cut(tmp_path):
+    (tmp_path / "file").write_text("!gaf-version: 2.2\n" + "".join(gaf(f"P{n}") for n in range(20_000)))
+    source = Gaf(files="file", chunk=1)
+    place = Place(str(tmp_path))
+    parts = source.slices(place)
+    assert len(parts) == 2
+    assert len(pairs([item for part in parts for item in source.read(place, part, place)])) == 20_000
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path):
+    with gzip.open(tmp_path / "big.gaf.gz", "wt", compresslevel=1) as file:
+        for n in range(4000):
+            file.write("".join(gaf(f"P{n}", f"GO:{i}", ("IEA", "IDA")[i % 5 == 0]) for i in range(150)))
+    code = (
+        "import resource; from data_prep.places import Place; from data_prep.sources.gene_ontology import Gaf\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3\n"
+        f"place = Place({str(tmp_path)!r}); source = Gaf(files='big.gaf.gz', evidence=('experimental',))\n"
+        "before = peak(); items = sum(1 for part in source.slices(place) for _ in source.read(place, part, place))\n"
+        "print(items, peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    items, grown = done.stdout.split()
+    assert int(items) == 4002  # a record of each protein, the file, and one rejection for 480,000 lines
+    assert float(grown) < 24  # MB, of 46 MB that the file has unpacked
+
+
+# --- GPAD, GPI
+
+
+GPAD_1 = (
+    "!gpa-version: 1.1\n!Generated: 2016-06-07 11:04\n"
+    "UniProtKB\tP12345\tenables\tGO:1\tPMID:1\tECO:0000314\t\t\t20200101\tX\t\t\n"
+    "UniProtKB\tP12345\tNOT|enables\tGO:2\tPMID:1\tECO:0000314\t\t\t20200101\tX\t\t\n"
+    "UniProtKB\tP12345\tpart_of\tGO:3\tGO_REF:1\tECO:9999999\t\t\t20200101\tX\t\tgo_evidence=IEA|id=1\n"
+    "UniProtKB\tP12345\tpart_of\tGO:4\tGO_REF:1\tECO:9999999\t\t\t20200101\tX\n"
+    "MGI\tMGI:101\tpart_of\tGO:5\tPMID:1\tECO:0000315\t\t\t20200101\tX\t\t\n"
+)
+GPAD_2 = (
+    "!gpad-version: 2.0\n!date-generated: 2024-01-02\n"
+    "UniProtKB:P12345\t\tRO:0002327\tGO:1\tPMID:1\tECO:0000314\t\t\t2020-01-01\tX\t\t\n"
+    "UniProtKB:P12345\tNOT\tRO:0002327\tGO:2\tPMID:1\tECO:0000314\t\t\t2020-01-01\tX\t\t\n"
+    "UniProtKB:P12345-2\t\tBFO:0000050\tGO:3\tGO_REF:1\tECO:0007669\t\t\t2020-01-01\tX\t\t\n"
+    "UniProtKB:P12345:PRO_0000000001\t\tBFO:0000050\tGO:4\tPMID:1\tECO:9999999\t\t\t2020-01-01\tX\t\t\n"
+    "MGI:MGI:101\t\tRO:0002331\tGO:5\tPMID:1\tECO:0000315\t\t\t2020-01-01\tX\t\t\n"
+)
+COMMON = {("P12345", "GO:1", "IDA"), ("P12345", "GO:3", "IEA"), ("P12345", "GO:4", "ECO:9999999")}
+
+
+@pytest.mark.parametrize(("data", "release"), [(GPAD_1, "2016-06-07"), (GPAD_2, "2024-01-02")])
+def test_both_versions_of_gpad_say_the_same(tmp_path, data, release):
+    items = read(Gpad(files="file"), tmp_path, data)
+    assert pairs(items) == COMMON
+    assert items[-1].release == release
+    refused = [(item.reason, item.key, item.detail) for item in items if isinstance(item, Rejection)]
+    assert refused[0][:2] == ("negated_annotation", "P12345")
+    assert refused[1] == ("other_database", "", "1 line of MGI")
+
+
+@pytest.mark.parametrize(("data", "gpi"), [(GPAD_1, GPI_1), (GPAD_2, GPI_2)])
+def test_a_gene_s_annotations_go_to_all_its_accessions(tmp_path, data, gpi):
+    (tmp_path / "x.gpi").write_text(gpi)
+    items = read(Gpad(files="file", gpi="x.gpi"), tmp_path, data)
+    genes = {("Q9AAA1", "GO:5", "IMP"), ("Q9AAA2", "GO:5", "IMP")}
+    assert pairs(items) == COMMON | genes
+    assert [item.path for item in items if isinstance(item, FileSeen)] == ["x.gpi", "file"]
+    assert items[0].release.startswith("GPI ")
+
+
+def test_forms_are_followed_to_their_parents(tmp_path):
+    line = "{}\t\tRO:1\tGO:1\tPMID:1\tECO:0000314\t\t\t2020-01-01\tX\t\t\n"
+    (tmp_path / "1.gpi").write_text(GPI_1)
+    (tmp_path / "2.gpi").write_text(GPI_2)
+    for gpi, id, keys in [
+        ("1.gpi", "UniProtKB:P12345-2", {"Q9BBB1"}),  # GPI's word goes before what the name suggests
+        ("1.gpi", "UniProtKB:Q9BBB1", {"Q9BBB1"}),
+        ("1.gpi", "MGI:MGI:102", set()),
+        ("2.gpi", "PR:Q9AAA1-2", {"Q9AAA1", "Q9AAA2"}),  # by the gene that encodes it
+        ("2.gpi", "PR:000000009", {"Q9AAA1", "Q9AAA2"}),  # a chain of a form of a gene
+        ("2.gpi", "SGD:S1", set()),
+    ]:
+        items = read(Gpad(files="file", gpi=gpi), tmp_path, line.format(id))
+        assert {key for key, _, _ in pairs(items)} == keys, id
+        assert [i.reason for i in items if isinstance(i, Rejection)] == ([] if keys else ["no_accession"])
+    own = read(Gpad(files="file", gpi="1.gpi", isoforms="own"), tmp_path, line.format("UniProtKB:P12345-2"))
+    assert pairs(own) == {("P12345-2", "GO:1", "IDA")}
+
+
+def test_organisms_of_gpad_are_known_from_gpi(tmp_path):
+    (tmp_path / "x.gpi").write_text(GPI_2)
+    line = "{}\t\tRO:1\tGO:1\tPMID:1\tECO:0000314\t\t\t2020-01-01\tX\t\t\n"
+    lines = "".join(line.format(id) for id in ("MGI:MGI:101", "PR:000000009", "UniProtKB:P1"))
+    items = read(Gpad(files="file", gpi="x.gpi", taxa=(10090,)), tmp_path, lines)
+    assert pairs(items) == {("Q9AAA1", "GO:1", "IDA"), ("Q9AAA2", "GO:1", "IDA")}
+    assert [(i.reason, i.count) for i in items if isinstance(i, Rejection)] == [("other_taxon", 2)]
+    with pytest.raises(ValueError, match="known from a GPI file only"):
+        Gpad(files="file", taxa=(10090,))
+
+
+def test_a_companion_that_is_missing_or_damaged_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"gpi: no file 'x\.gpi' under .*; correct the source's `gpi`"):
+        read(Gpad(files="file", gpi="x.gpi"), tmp_path, GPAD_2)
+    (tmp_path / "x.gpi").write_text("!gpi-version: 1.2\nMGI\tonly three\tcolumns\n")
+    with pytest.raises(SourceError, match=r"x\.gpi, byte 18: not a line of GPI 1\.2 \(3 columns"):
+        read(Gpad(files="file", gpi="x.gpi"), tmp_path, GPAD_2)
+    (tmp_path / "x.gpi").write_text("!gpi-version: 9.9\nMGI:1\tx\n")
+    with pytest.raises(SourceError, match=r"not a line of GPI 9\.9"):
+        read(Gpad(files="file", gpi="x.gpi"), tmp_path, GPAD_2)
+
+
+def test_gaf_of_an_organism_s_own_database(tmp_path):
+    (tmp_path / "x.gpi").write_text(GPI_1)
+    items = read(
+        Gaf(files="file", gpi="x.gpi"), tmp_path, gaf("MGI:101", database="MGI") + gaf("MGI:9", database="MGI")
+    )
+    assert {key for key, _, _ in pairs(items)} == {"Q9AAA1", "Q9AAA2"}
+    assert [(i.reason, i.detail) for i in items if isinstance(i, Rejection)] == [("no_accession", "1 line of MGI")]
+
+
+def test_a_published_mapping_knows_more_evidence(tmp_path):
+    (tmp_path / "eco.txt").write_text("# gaf-eco-mapping-derived\nECO:9999999\tIDA\t\nECO:0000269\tEXP\tDefault\n")
+    items = read(Gpad(files="file", eco="eco.txt"), tmp_path, GPAD_2)
+    assert ("P12345", "GO:4", "IDA") in pairs(items)
+    assert ("P12345", "GO:3", "IEA") in pairs(items)
+    assert items[0].path == "eco.txt"
+    (tmp_path / "eco.txt").write_text("<html>not found</html>")
+    with pytest.raises(SourceError, match="no ECO id beyond the common ones"):
+        read(Gpad(files="file", eco="eco.txt"), tmp_path, GPAD_2)
+
+
+# --- tables
+
+
+def test_tables(tmp_path):
+    table = "uniprot\taspect\tgo_id\nP1\tC\tGO:1\nP1\tF\tGO:2\nP2\tF\tGO:2\n"
+    items = records(read(Annotations(files="t.tsv"), tmp_path, table, "t.tsv"))
+    assert [item.terms for item in items] == [(("GO:1", "NR"), ("GO:2", "NR")), (("GO:2", "NR"),)]
+    assert items[0].position == "byte 21"
+    items = read(Annotations(files="t.tsv", code="IEA"), tmp_path, table, "t.tsv")
+    assert {code for _, _, code in pairs(items)} == {"IEA"}
+
+
+@pytest.mark.parametrize(
+    ("cell", "terms"),
+    [
+        ("GO:1;GO:2", ["GO:1", "GO:2"]),
+        ("GO:1; GO:2 ;", ["GO:1", "GO:2"]),
+        ("GO:1|GO:2", ["GO:1", "GO:2"]),
+        ("GO:1, GO:2", ["GO:1", "GO:2"]),
+        ("zinc ion binding, structural [GO:1]; nucleus [GO:2]", ["GO:1", "GO:2"]),
+        ("GO:1; oops", ["GO:1", "oops"]),  # and the join says that it does not know it
+    ],
+)
+def test_several_terms_in_a_cell(tmp_path, cell, terms):
+    items = read(Annotations(files="t.tsv"), tmp_path, f"uniprot\tgo_id\nP1\t{cell}\n", "t.tsv")
+    assert [term for term, _ in items[0].terms] == terms
+
+
+def test_evidence_and_qualifiers_of_a_table(tmp_path):
+    table = (
+        "uniprot\tgo_id\tevidence\tqualifier\nP1\tGO:1;GO:2\tIDA;IEA\t\nP1\tGO:3;GO:4\tECO:0000314\t\n"
+        "P1\tGO:5\tIDA\tNOT|enables\nP1\tGO:6\tIEA:InterPro\t\n"
+    )
+    items = read(Annotations(files="t.tsv", evidence=("experimental",)), tmp_path, table, "t.tsv")
+    assert pairs(items) == {("P1", "GO:1", "IDA"), ("P1", "GO:3", "IDA"), ("P1", "GO:4", "IDA")}
+    refused = [(item.reason, item.detail, item.count) for item in items if isinstance(item, Rejection)]
+    assert refused == [("negated_annotation", "NOT|enables GO:5", 1), ("evidence_filtered", "2 lines of IEA", 2)]
+    with pytest.raises(SourceError, match="3 terms and 2 evidence codes in one line; which is whose"):
+        read(Annotations(files="t.tsv"), tmp_path, "uniprot\tgo_id\tevidence\nP1\tGO:1;GO:2;GO:3\tIDA;IEA\n", "t.tsv")
+
+
+def test_a_column_that_is_named_must_be_there(tmp_path):
+    with pytest.raises(SourceError, match=r"no column \['go_id'\] in its header \['uniprot', 'term'\]"):
+        read(Annotations(files="t.tsv"), tmp_path, "uniprot\tterm\nP1\tGO:1\n", "t.tsv")
+    named = Annotations(files="t.tsv", columns=AnnotationColumns(evidence="code"))
+    with pytest.raises(SourceError, match=r"no column \['code'\]"):
+        read(named, tmp_path, "uniprot\tgo_id\tevidence\nP1\tGO:1\tIDA\n", "t.tsv")
+
+
+# --- evidence
+
+
+def test_groups_of_evidence():
+    assert expand(("experimental", "TAS")) == {*GROUPS["experimental"], "TAS"}
+    assert keeps("anything", ())
+    assert keeps("IDA", ("experimental",))
+    assert not keeps("IEA", ("experimental",))
+    assert not keeps("ECO:9999999", ("experimental",))
+    assert keeps("ECO:9999999", ("experimental", "ECO:9999999"))
+    assert sum(len(group) for group in GROUPS.values()) == len(CODES) - 1  # in one group each; NR in none
+    assert set(ECO.values()) == CODES - {"NR"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [("experimantal", "'experimental'"), ("IDAA", "'IDA'"), ("?", "groups are")]
+)
+def test_a_misspelt_code_is_named(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        Gaf(files="file", evidence=(wrong,))
+
+
+@pytest.mark.parametrize(
+    ("written", "code"),
+    [("IDA", "IDA"), ("IEA:UniProtKB-KW", "IEA"), ("ida", "IDA"), ("", "NR"), ("ECO:0000314", "IDA"), ("IMR", "IKR")],
+)
+def test_a_code_as_files_write_it(written, code):
+    assert normal(written) == code
+
+
+# --- the pack's real files
+
+
+@needs_pack
+@pytest.mark.parametrize("name", ["goa_yeast.gaf", "gene_association.goa_yeast.1.gaf"])
+def test_real_gaf_as_biopython_reads_it(name):
+    from Bio.UniProt import GOA
+
+    with open(PACK / name) as file:
+        theirs = {(r["DB_Object_ID"], r["GO_ID"], r["Evidence"]) for r in GOA.gafiterator(file)}
+    assert len(theirs) > 200
+    assert pairs(list(Gaf(files=name).read(Place(str(PACK)), Slice((name,)), Place(str(PACK))))) == theirs
+
+
+@needs_pack
+@pytest.mark.parametrize("gpi", ["", "gp_information.goa_yeast.28.gpi", "goa_human_sample.gpi"])
+def test_real_gpad_as_biopython_reads_it(gpi):
+    from Bio.UniProt import GOA
+
+    name = "goa_yeast.gpa.59.gpa"
+    with open(PACK / name) as file:
+        theirs = {(r["DB_Object_ID"], r["GO_ID"], ECO[r["ECO_Evidence_code"]]) for r in GOA.gpa_iterator(file)}
+    items = list(Gpad(files=name, gpi=gpi).read(Place(str(PACK)), Slice((name,)), Place(str(PACK))))
+    assert pairs(items) == theirs
+    assert [item.release for item in items if isinstance(item, FileSeen)][-1] == "2016-06-07, GO 2016-05-07"
+
+
+@needs_pack
+def test_the_pack_s_human_annotations():
+    place, name = Place(str(PACK)), "human_gene2go_from_org.Hs.eg.db.gaf.gz"
+    items = list(Gaf(files=name, evidence=("experimental",)).read(place, Slice((name,)), place))
+    kept = [item for item in items if isinstance(item, AnnotationRecord)]
+    assert (len(kept), sum(len(item.terms) for item in kept)) == (27_279, 232_476)
+    refused = {item.detail.rpartition(" ")[2]: item.count for item in items if isinstance(item, Rejection)}
+    assert refused == {
+        "IBA": 119_692, "IC": 11_428, "IEA": 134_080, "ISA": 2_428, "ISM": 8, "ISO": 49, "ISS": 51_717,
+        "NAS": 12_275, "ND": 2_504, "RCA": 296, "TAS": 55_669,
+    }  # fmt: skip
