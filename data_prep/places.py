@@ -6,15 +6,22 @@ own library reads them (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, …; `FSSPEC_<P
 """
 
 import hashlib
+import io
 import os
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from uuid import uuid4
 
 BLOCK = 8 << 20  # bytes read at once where a whole file passes through
+PATIENCE = 120.0  # seconds that a store may be away: a restart, a broken connection
+FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
+
+T = TypeVar("T")
 
 
 class Damaged(OSError):
@@ -75,19 +82,21 @@ class Place:
         if self.local is not None:
             return sorted(p.relative_to(self.local).as_posix() for p in self.local.glob(pattern) if p.is_file())
         store, base = self._store
-        found = store.glob(self._path(pattern), detail=True)
+        found = patiently(store.glob, self._path(pattern), detail=True)
         return sorted(path[len(base) :].lstrip("/") for path, about in found.items() if about["type"] == "file")
 
     def exists(self, name: str = "") -> bool:
         """Whether a file or folder has this name (asked of the store each time)."""
-        return (self.local / name).exists() if self.local is not None else bool(self._store[0].exists(self._path(name)))
+        if self.local is not None:
+            return (self.local / name).exists()
+        return bool(patiently(self._store[0].exists, self._path(name)))
 
     def stat(self, name: str) -> Stat:
         """Raises FileNotFoundError."""
         if self.local is not None:
             found = (self.local / name).stat()
             return Stat(found.st_size, str(found.st_mtime_ns))
-        about = self._store[0].info(self._path(name))
+        about = patiently(self._store[0].info, self._path(name))
         tag = about.get("ETag") or about.get("etag") or about.get("mtime") or about.get("LastModified") or ""
         return Stat(int(about["size"]), str(tag).strip('"'))
 
@@ -95,7 +104,7 @@ class Place:
         """For reading; seekable."""
         if self.local is not None:
             return open(self.local / name, "rb")
-        return self._store[0].open(self._path(name), "rb", block_size=BLOCK)
+        return _Patient(patiently(self._store[0].open, self._path(name), "rb", block_size=BLOCK))  # type: ignore
 
     def read(self, name: str, begin: int = 0, size: int | None = None) -> bytes:
         """The file's bytes, or `size` of them from `begin`; fewer where it ends."""
@@ -104,12 +113,12 @@ class Place:
                 file.seek(begin)
                 return file.read() if size is None else file.read(size)
         end = None if size is None else begin + size
-        return self._store[0].cat_file(self._path(name), start=begin or None, end=end)
+        return patiently(self._store[0].cat_file, self._path(name), start=begin or None, end=end)
 
     def write(self, name: str, data: bytes) -> None:
         """Put a small file there; replaces one that is there."""
         if self.local is None:
-            self._store[0].pipe_file(self._path(name), data)
+            patiently(self._store[0].pipe_file, self._path(name), data)
             return
         target = self.local / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -139,8 +148,8 @@ class Place:
         if self.exists(name):
             return False
         try:
-            self._store[0].pipe_file(self._path(name), data, mode="create")
-        except (FileExistsError, OSError):
+            patiently(self._store[0].pipe_file, self._path(name), data, mode="create", final=OSError)
+        except OSError:
             if self.exists(name):  # a refused conditional put is OSError(22) on S3
                 return False
             raise
@@ -156,14 +165,11 @@ class Place:
                 file.replace(target)
                 return wanted
             part = target.with_name(f".{target.name}.{uuid4().hex}")
-            part.write_bytes(b"")
-            import shutil
-
             shutil.copyfile(file, part)
             part.replace(target)
             file.unlink()
             return wanted
-        self._store[0].put_file(str(file), self._path(name))
+        patiently(self._store[0].put_file, str(file), self._path(name))
         if (seen := sha256(self.open(name))) != wanted:
             raise Damaged(f"{self / name}: SHA-256 {seen} read back, {wanted} written; look at the store, then go on")
         file.unlink()
@@ -175,7 +181,7 @@ class Place:
             folder = self.local / name
             return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         try:
-            found = self._store[0].ls(self._path(name), detail=False)
+            found = patiently(self._store[0].ls, self._path(name), detail=False)
         except FileNotFoundError:
             return []
         return sorted(Path(path.rstrip("/")).name for path in found if path.rstrip("/") != self._path(name))
@@ -183,15 +189,59 @@ class Place:
     def remove(self, name: str = "") -> None:
         """A file, or a folder and everything below it; nothing where there is none."""
         if self.local is not None:
-            import shutil
-
             target = self.local / name
             if target.is_dir() and not target.is_symlink():
                 shutil.rmtree(target, ignore_errors=True)
             else:
                 target.unlink(missing_ok=True)
         elif self.exists(name):
-            self._store[0].rm(self._path(name), recursive=True)
+            patiently(self._store[0].rm, self._path(name), recursive=True)
+
+
+def patiently(call: Callable[..., T], *args: Any, final: type[Exception] | tuple = FINAL, **named: Any) -> T:
+    """The call's result, tried again for a while when the store fails; `final` errors are answers, no failures."""
+    end, pause = time.monotonic() + PATIENCE, 0.2
+    while True:
+        try:
+            return call(*args, **named)
+        except final:
+            raise
+        except Exception:
+            if time.monotonic() + pause > end:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, 5.0)
+
+
+class _Patient(io.RawIOBase):
+    """A store's open file, whose reads are tried again: a failed read does not move its position."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return patiently(self._file.read, -1 if size is None else size)
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def sha256(file: IO[bytes]) -> str:

