@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from data_prep.prepare import PrepareConfig
+from data_prep.remote.wanted import FetchConfig
 from pretrain import config
 from pretrain.config import Config
 from pretrain.run import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS: dict[str, type[Config]] = {"prepare": PrepareConfig, "amma": RunConfig}
+KINDS: dict[str, type[Config]] = {"fetch": FetchConfig, "prepare": PrepareConfig, "amma": RunConfig}
 SHIPPED = sorted((ROOT / "configs").rglob("*.toml"))
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from cluster import cli
 
 ROOT = Path(__file__).resolve().parents[3]
-VERBS = ("prepare", "train", "export", "embed", "search", "demo", "version")
+VERBS = ("fetch", "prepare", "train", "export", "embed", "search", "demo", "version")
 
 
 def fourfold(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -40,6 +40,8 @@ def test_version_names_what_it_stands_on() -> None:
     ("words", "says"),
     [
         (("train", "nowhere.toml"), "no configuration file at nowhere.toml"),
+        (("fetch", "nowhere.toml"), "no configuration file at nowhere.toml"),
+        (("fetch", "fetch/alphafold.toml", "--only", "proteomes"), "give version=…"),
         (("prepare", "nowhere.toml"), "no configuration file at nowhere.toml"),
         (("train", "amma/tiny.toml", "stepss=3"), "did you mean 'steps'?"),
         (("train", "amma/tiny.toml", "--ranks", "2", "--hostfile", "x"), "give one of them"),
