@@ -6,8 +6,8 @@ a field for each; after them all are `Tokens`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -84,6 +84,8 @@ class Batch:
     window: int64 [B, 2], the residues [start, stop) that fusion sees; cropping follows encoding.
     lengths: modality → int64 [B], tokens that fusion sees after encoding and cropping (0 where absent). Known before
         anything is encoded, so a step's loss denominators are too.
+    stored: modality → its tokens, of those whose features are read and not computed: bfloat16, cropped to the window.
+        The same modalities in every batch of a run.
     """
 
     keys: tuple[str, ...]
@@ -96,6 +98,7 @@ class Batch:
     structure: Structures
     function: Texts
     image: Images
+    stored: Mapping[Modality, "Tokens"] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -159,13 +162,12 @@ T = TypeVar("T")
 
 def _to(record: T, device: torch.device | str) -> T:
     """The record with every tensor, nested ones too, on `device`."""
-    moved = {}
-    for f in fields(record):  # type: ignore[arg-type]
-        value = getattr(record, f.name)
+
+    def move(value: Any) -> Any:
         if isinstance(value, Tensor):
-            moved[f.name] = value.to(device, non_blocking=True)
-        elif isinstance(value, Mapping):
-            moved[f.name] = {key: item.to(device, non_blocking=True) for key, item in value.items()}
-        elif isinstance(value, (Sequences, Structures, Texts, Images)):
-            moved[f.name] = _to(value, device)
-    return replace(record, **moved)  # type: ignore[type-var]
+            return value.to(device, non_blocking=True)
+        if isinstance(value, Mapping):
+            return {key: move(item) for key, item in value.items()}
+        return _to(value, device) if is_dataclass(value) else value
+
+    return replace(record, **{f.name: move(getattr(record, f.name)) for f in fields(record)})  # type: ignore

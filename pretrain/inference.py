@@ -25,7 +25,8 @@ from torch import nn
 from pretrain import models
 from pretrain.batch import Tokens
 from pretrain.config import validate
-from pretrain.data.collate import WHOLE, InputSpec, collate
+from pretrain.data.collate import collate
+from pretrain.data.draw import WHOLE, InputSpec
 from pretrain.embeddings import Embeddings, Hit, Residues, check_format, named
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.models.amma import Amma

@@ -78,7 +78,8 @@ def check_identity(found: Checkpoint, identity: dict[str, Any]) -> None:
     """Raises ValueError, with every value that differs, where the checkpoint is of another run."""
     stored = found.state["identity"]
     was, now = ({name: _essence(name, tree.get(name)) for name in identity} for tree in (stored, identity))
-    if changes := list(_changes(was, now)):
+    changes = [each for each in _changes(was, now) if each[1] is not None or not each[0].endswith(".features")]
+    if changes:  # runs begun before encoders' settings had a name have none to compare
         names = dict.fromkeys(place.partition(".")[0] for place, _, _ in changes)
         raise ValueError(
             f"{found.path.parent.parent} was trained with another {', '.join(names)}: "
@@ -97,7 +98,8 @@ def _changes(was: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, An
 
 
 def _essence(name: str, value: Any) -> Any:
-    """What of an identity must be equal: of encoders the weights themselves, wherever they lie now."""
+    """What of an identity must be equal: of encoders the weights, wherever they lie now, and what else decides."""
     if name == "encoders" and isinstance(value, dict):
-        return {modality: encoder["sha256"] for modality, encoder in value.items()}
+        compared = ("sha256", "features")
+        return {modality: {key: one[key] for key in compared if key in one} for modality, one in value.items()}
     return json.loads(json.dumps(value))

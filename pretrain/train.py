@@ -25,11 +25,13 @@ from pretrain.batch import Batch, Losses
 from pretrain.data.index import Dataset
 from pretrain.data.loader import Loader, Step
 from pretrain.data.plan import Plan, PlanConfig, Position
+from pretrain.data.stored import Stored, choose
 from pretrain.encoders.bundle import Encoders
 from pretrain.engine import Engine, StepResult, start
 from pretrain.evaluation.evaluate import Embedded, Validation, validate
 from pretrain.journal import Journal
 from pretrain.run import RunConfig, check_identity, identity_of
+from pretrain.sample import Modality
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +39,9 @@ log = logging.getLogger(__name__)
 def train(run: RunConfig) -> None:
     """Train to `run.steps`, from the newest checkpoint of `run.out` if there is one. Collective."""
     device = start(run.engine)
-    parts = distributed.together(lambda: _prepare(run))
     found = _newest(run)
+    parts = distributed.together(lambda: _prepare(run, found))
+    _check_alike(parts.stored)
     engine, position = _begin(run, parts, found, device)
     encoders = parts.encoders.to(device)
     if device.type == "cuda" and run.engine.precision == "bf16":
@@ -59,7 +62,7 @@ def train(run: RunConfig) -> None:
             if last or position.step % run.validation.every == 0:
                 _validate(run, parts.held_out, engine, encoders, position.step, journal)
             if last or stopping or position.step % run.checkpoint.every == 0:
-                _save(run, engine, position, parts.identity, journal)
+                _save(run, engine, position, parts, journal)
             if last or stopping:
                 journal.record("end" if last else "stopped", position.step)
                 break
@@ -68,31 +71,52 @@ def train(run: RunConfig) -> None:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a run is made of before there is a model. Encoders are on the CPU yet, in float32."""
+    """What a run is made of before there is a model. Encoders are on the CPU yet, in float32; those whose features are
+    stored were needed for their identity only, and are gone."""
 
     encoders: Encoders
     loader: Loader
     held_out: Loader
     identity: dict[str, Any]
+    stored: Stored
 
 
-def _prepare(run: RunConfig) -> _Parts:
+def _prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None) -> _Parts:
     """Everything that can be wrong with a configuration or its files is found here, before the first step."""
     dataset = Dataset.open(run.data.path)
     encoders = Encoders.build(run.frozen)
-    spec = encoders.spec()
+    spec, identity = encoders.spec(), identity_of(run, dataset, encoders)
+    names = {
+        modality: (identity["encoders"][modality]["features"], width) for modality, width in encoders.widths().items()
+    }
+    before = [Modality(name) for name in found.state.get("stored", ())] if found else None
+    stored = choose(dataset, names, ("train", run.validation.split), run.data.features, before)
+    encoders.release(stored.widths)
     place = distributed.rank(), distributed.world()
 
     def loader(split: str, how: PlanConfig, accumulate: int) -> Loader:
         plan = Plan(dataset, split, how, run.seed, spec)
-        return Loader(dataset, plan, spec, *place, accumulate, run.data.workers, run.data.max_damaged_in_row)
+        limit = run.data.max_damaged_in_row
+        return Loader(dataset, plan, spec, *place, accumulate, run.data.workers, limit, stored)
 
     training = loader("train", run.data.plan, run.engine.accumulate)
     try:
         held_out = loader(run.validation.split, PlanConfig(samples=run.validation.batch), 1)
     except ValueError as error:
         raise ValueError(f"validation (its `split` and `batch`): {error}") from error
-    return _Parts(encoders, training, held_out, identity_of(run, dataset, encoders))
+    return _Parts(encoders, training, held_out, identity, stored)
+
+
+def _check_alike(stored: Stored) -> None:
+    """Ranks see the data set through file systems of their own. All must read the same features, or a step would depend
+    on how it is cut. Collective."""
+    everyone = distributed.gather_objects({modality.value: note for modality, note in stored.notes.items()})
+    read = distributed.gather_objects([modality.value for modality in stored.widths])
+    if differ := [rank for rank, each in enumerate(read) if each != read[0]]:
+        raise distributed.Everywhere(
+            f"ranks 0 and {differ[0]} do not see the same stored features: {everyone[0]} and {everyone[differ[0]]}; "
+            "give every host the whole data set, or set data.features=live"
+        )
 
 
 def _begin(
@@ -121,10 +145,11 @@ def _newest(run: RunConfig) -> checkpoint.Checkpoint | None:
     return distributed.together(lambda: checkpoint.Checkpoint.read(run.checkpoints / str(name))) if name else None
 
 
-def _save(run: RunConfig, engine: Engine, position: Position, identity: dict[str, Any], journal: Journal) -> None:
+def _save(run: RunConfig, engine: Engine, position: Position, parts: _Parts, journal: Journal) -> None:
     started = time.perf_counter()
-    state = {"position": position.to_json(), "identity": identity, "config": config.dump(run)}
-    path = checkpoint.save(run.checkpoints, engine, position.step, state, run.checkpoint)
+    stored = [modality.value for modality in parts.stored.widths]
+    what = {"position": position.to_json(), "identity": parts.identity, "config": config.dump(run), "stored": stored}
+    path = checkpoint.save(run.checkpoints, engine, position.step, what, run.checkpoint)
     journal.record("checkpoint", position.step, path=path.name, seconds=round(time.perf_counter() - started, 3))
 
 
@@ -221,12 +246,14 @@ def _announce(run: RunConfig, parts: _Parts, found: checkpoint.Checkpoint | None
     )
     for modality, encoder in identity["encoders"].items():
         journal.say(f"encoder {modality}: {encoder['kind']}, weights {encoder['weights']}")
+        journal.say(f"features of {modality}: {parts.stored.notes[Modality(modality)]}")
+    stored = [modality.value for modality in parts.stored.widths]
     if found:
-        journal.record("resume", found.step, path=found.path.name, world=world)
+        journal.record("resume", found.step, path=found.path.name, world=world, stored=stored)
         journal.say(f"resumed from {found.path} at step {found.step}")
     else:
         facts = {"groups": plan.sizes, "left_out": plan.left_out, "truncated": plan.truncated}
-        journal.record("start", 0, world=world, identity=identity, **facts)
+        journal.record("start", 0, world=world, identity=identity, stored=stored, **facts)
 
 
 @dataclass

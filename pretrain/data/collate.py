@@ -1,75 +1,16 @@
-"""Samples → a `Batch`: what each protein contributes is drawn, cut to the encoders' limits, and laid end to end.
+"""Samples → a `Batch`: what each protein contributes (`pretrain.data.draw`), laid end to end."""
 
-Every draw is keyed by (seed, step, slot, purpose), so a protein of a step contributes the same on whatever rank and in
-whatever micro-batch it lands. Two kinds of cutting happen, and they differ on purpose:
-
-- An encoder's maximum is deterministic: the first `sequence_max` residues of the protein are all that exists for this
-  model, and structure residues beyond them are left out with them; so features stored ahead equal those made live.
-  The trade-off: the far end of a protein longer than that is never seen. `Plan.truncated` counts such proteins.
-- The crop is drawn, per step, as a window of residue coordinates. Encoders do not know of it; fusion sees its inside.
-"""
-
-import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from typing import assert_never
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as Pillow
 from torch import Tensor
 
-from pretrain.batch import Batch, Images, Sequences, Structures, Texts, offsets_of
-from pretrain.masking import Purpose, generator
-from pretrain.sample import BACKBONE, CHANNELS, CorruptSample, Image, Modality, Sample, Structure, Text
-
-Rng = Callable[[Purpose], np.random.Generator]  # the slot's generators
-WHOLE = 1 << 31  # the end of a window that leaves nothing out
-MAX_PIXELS = 1 << 24  # of one stored image; a PNG of a few kilobytes can claim any size
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """What a model's encoders take: the limits that decide how many tokens a protein has.
-
-    sequence_max: residues that the sequence encoder sees, the first ones. structure_max: the same for the structure
-    encoder, in structure residues; None for no limit. tokenize: a text's word-piece ids without BOS and EOS; it must be
-    picklable to reach loader workers that are not forked. text_max: word pieces kept. image_size: pixels a side.
-    image_patches: tokens of one image. crop: width of the window of residues that fusion sees. max_images: of one
-    protein in one step. modalities: those the model has; any other is treated as absent.
-    """
-
-    sequence_max: int
-    structure_max: int | None
-    tokenize: Callable[[str], list[int]] | None
-    text_max: int
-    image_size: int
-    image_patches: int
-    crop: int
-    max_images: int
-    modalities: tuple[Modality, ...]
-
-    def __post_init__(self) -> None:
-        if not self.modalities:
-            raise ValueError(f"a model needs at least one modality of {list(map(str, Modality))}")
-        if Modality.FUNCTION in self.modalities and self.tokenize is None:
-            raise ValueError("function is among the model's modalities, but there is no tokenizer for its texts")
-        limits = (self.sequence_max, self.structure_max or 1, self.text_max, self.crop, self.max_images)
-        if min(limits) < 1:
-            raise ValueError(f"limits of an encoder's input must be positive: {self}")
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """What one protein contributes to its step: everything drawn, cut and decoded. Absent is None or empty."""
-
-    key: str
-    slot: int
-    window: tuple[int, int]
-    sequence: NDArray[np.uint8] | None
-    structure: Structure | None
-    ids: list[int]
-    images: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
+from pretrain.batch import Batch, Images, Sequences, Structures, Texts, Tokens, offsets_of
+from pretrain.data.draw import InputSpec, Row, draw
+from pretrain.sample import BACKBONE, CHANNELS, Modality, Sample, Structure
 
 
 def collate(samples: Sequence[Sample], slots: Sequence[int], seed: int, step: int, spec: InputSpec) -> Batch:
@@ -78,107 +19,13 @@ def collate(samples: Sequence[Sample], slots: Sequence[int], seed: int, step: in
     return pack(rows, seed, step, spec)
 
 
-def draw(sample: Sample, slot: int, seed: int, step: int, spec: InputSpec) -> Row:
-    """One structure, one text, up to `max_images` images and a window, for the modalities that the model has.
+def pack(
+    rows: Sequence[Row], seed: int, step: int, spec: InputSpec, stored: Mapping[Modality, int] | None = None
+) -> Batch:
+    """The rows end to end. `lengths` are the tokens that remain of each once encoders and window are done with it.
 
-    Raises CorruptSample for an image that is none and a text that cannot be tokenized.
+    stored: modality → width of its stored features; the batch has tokens of each, zero rows of them at least.
     """
-
-    def rng(purpose: Purpose) -> np.random.Generator:
-        return generator(seed, step, slot, purpose)
-
-    has = spec.modalities
-    sequence = structure = None
-    if sample.sequence and Modality.SEQUENCE in has:
-        sequence = np.frombuffer(sample.sequence.encode("ascii"), dtype=np.uint8)[: spec.sequence_max]
-    if sample.structures and Modality.STRUCTURE in has:
-        structure = _structure(sample.structures, spec.sequence_max if sequence is not None else WHOLE, spec, rng)
-    ids: list[int] = []
-    if sample.function and sample.function.texts and Modality.FUNCTION in has:
-        ids = _ids(sample.function.texts, spec, rng)
-    images = list(sample.images) if Modality.IMAGE in has else []
-    if len(images) > spec.max_images:
-        chosen = rng(Purpose.IMAGE).choice(len(images), spec.max_images, replace=False)
-        images = [images[i] for i in sorted(chosen)]
-    pixels = [_pixels(image, spec.image_size) for image in images]
-    return Row(sample.key, slot, _window(sequence, structure, spec.crop, rng), sequence, structure, ids, pixels)
-
-
-def _ids(texts: tuple[Text, ...], spec: InputSpec, rng: Rng) -> list[int]:
-    """The word pieces of one of the texts."""
-    assert spec.tokenize is not None, "InputSpec checks this"
-    text = texts[rng(Purpose.TEXT).integers(len(texts)) if len(texts) > 1 else 0].text
-    try:
-        return spec.tokenize(text)[: spec.text_max]
-    except Exception as error:  # what a tokenizer raises for a text that is no Unicode is its own affair
-        raise CorruptSample(f"text {text[:40]!r} cannot be tokenized: {type(error).__name__}: {error}") from error
-
-
-def _structure(structures: tuple[Structure, ...], end: int, spec: InputSpec, rng: Rng) -> Structure | None:
-    """One of the structures that begin before residue `end`, cut there and to `structure_max`; None if none does."""
-    met = [structure for structure in structures if structure.residue[0] < end]
-    if not met:
-        return None
-    chosen = met[rng(Purpose.STRUCTURE).integers(len(met)) if len(met) > 1 else 0]
-    count = int(np.searchsorted(chosen.residue, end))
-    count = min(count, spec.structure_max or count)
-    if count == len(chosen):
-        return chosen
-    return replace(
-        chosen,
-        coordinates=chosen.coordinates[:count],
-        mask=chosen.mask[:count],
-        residue=chosen.residue[:count],
-        letters=chosen.letters[:count],
-        confidence=None if chosen.confidence is None else chosen.confidence[:count],
-    )
-
-
-def _window(sequence: NDArray[np.uint8] | None, structure: Structure | None, crop: int, rng: Rng) -> tuple[int, int]:
-    """[start, stop) of the residues that fusion sees: `crop` wide, or everything where that fits.
-
-    With a structure, one of its residues is drawn first and then a window around it, so that the structure is always
-    met, and windows that meet more of it are likelier. Without one, every window is equally likely. Without a sequence
-    the coordinates are the structure's own, from its first residue to its last.
-    """
-    first, stop = 0, 0 if sequence is None else len(sequence)
-    if sequence is None and structure is not None:
-        first, stop = int(structure.residue[0]), int(structure.residue[-1]) + 1
-    if stop - first <= crop:
-        return 0, WHOLE
-    random, low, high = rng(Purpose.WINDOW), first, stop - crop
-    if structure is not None:
-        anchor = int(structure.residue[random.integers(len(structure))])
-        low, high = max(low, anchor - crop + 1), min(high, anchor)
-    start = int(random.integers(low, high + 1))
-    return start, start + crop
-
-
-def _pixels(image: Image, size: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """(float32 [4, size, size] in 0..1, present bool [4]). Bands are resized one by one: alpha is a stain here."""
-    try:
-        with Pillow.open(io.BytesIO(image.data), formats=("PNG",)) as png:
-            if png.width * png.height > MAX_PIXELS:
-                raise CorruptSample(f"{png.width} × {png.height} pixels; {MAX_PIXELS} are allowed")
-            if png.mode not in ("L", "LA", "RGB", "RGBA"):
-                raise CorruptSample(f"mode {png.mode}; one to four bands of 8 bits are expected")
-            planes = png.split()
-    except CorruptSample as error:
-        raise CorruptSample(f"image {image.id}: {error}") from error
-    except Exception as error:  # a damaged PNG makes Pillow raise OSError, SyntaxError, zlib.error, struct.error, ...
-        raise CorruptSample(f"image {image.id} cannot be read as PNG: {type(error).__name__}: {error}") from error
-    present = np.array([name in image.present for name in CHANNELS]) & (np.arange(len(CHANNELS)) < len(planes))
-    pixels = np.zeros((len(CHANNELS), size, size), dtype=np.float32)
-    for i in np.flatnonzero(present):
-        plane = planes[i]
-        if plane.size != (size, size):
-            plane = plane.resize((size, size), Pillow.Resampling.BILINEAR)
-        pixels[i] = np.asarray(plane, dtype=np.float32) / 255
-    return pixels, present
-
-
-def pack(rows: Sequence[Row], seed: int, step: int, spec: InputSpec) -> Batch:
-    """The rows end to end. `lengths` are the tokens that remain of each once encoders and window are done with it."""
     lengths = torch.tensor([_lengths(row, spec) for row in rows], dtype=torch.int64).reshape(len(rows), len(Modality))
     pixels = [pixels for row in rows for pixels, _ in row.images]
     return Batch(
@@ -202,7 +49,31 @@ def pack(rows: Sequence[Row], seed: int, step: int, spec: InputSpec) -> Batch:
             _joined((present[None] for row in rows for _, present in row.images), (len(CHANNELS),), np.bool_),
             _offsets(len(row.images) for row in rows),
         ),
+        stored={modality: _tokens(rows, modality, width, spec) for modality, width in (stored or {}).items()},
     )
+
+
+def _tokens(rows: Sequence[Row], modality: Modality, width: int, spec: InputSpec) -> Tokens:
+    """A modality's stored features. Positions are those that its encoder gives."""
+    held = [row for row in rows if modality in row.stored]
+    values = _joined((row.stored[modality] for row in held), (width,), np.uint16).view(torch.bfloat16)
+    places = _joined((_positions(row, modality, spec) for row in held), (), np.int64)
+    return Tokens(values, _offsets(len(row.stored.get(modality, ())) for row in rows), places)
+
+
+def _positions(row: Row, modality: Modality, spec: InputSpec) -> NDArray[np.integer]:
+    count = len(row.stored[modality])
+    match modality:
+        case Modality.SEQUENCE:
+            return row.window[0] + np.arange(count)
+        case Modality.STRUCTURE:
+            assert row.structure is not None
+            return row.structure.residue[slice(*np.searchsorted(row.structure.residue, row.window))]
+        case Modality.FUNCTION:
+            return np.arange(count)
+        case Modality.IMAGE:
+            return np.arange(count) % spec.image_patches
+    assert_never(modality)
 
 
 def _lengths(row: Row, spec: InputSpec) -> tuple[int, ...]:
@@ -210,7 +81,8 @@ def _lengths(row: Row, spec: InputSpec) -> tuple[int, ...]:
     start, stop = row.window
     sequence = 0 if row.sequence is None else min(stop, len(row.sequence)) - start
     first, last = (0, 0) if row.structure is None else np.searchsorted(row.structure.residue, row.window).tolist()
-    return sequence, last - first, len(row.ids), len(row.images) * spec.image_patches
+    image = len(row.stored.get(Modality.IMAGE, ())) or len(row.images) * spec.image_patches
+    return sequence, last - first, len(row.ids), image
 
 
 def _structures(drawn: list[Structure | None]) -> Structures:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from pretrain.sample import CorruptSample, Modality, Sample, decode, group_name
 
@@ -58,8 +58,13 @@ class ShardIndex:
     @staticmethod
     def read(path: Path) -> "ShardIndex":
         """Raises ValueError for a file that is damaged or lacks a column."""
+        return ShardIndex.parse(path.read_bytes(), str(path))
+
+    @staticmethod
+    def parse(data: bytes, path: str) -> "ShardIndex":
+        """From the file's bytes; `path` is for messages. Raises ValueError as `read` does."""
         try:
-            columns = load_file(path)
+            columns = load(data)
             keys = columns.pop("keys").tobytes().decode()
             index = ShardIndex(tuple(keys.split("\n")) if keys else (), **columns)
         except Exception as error:  # the format's library raises a type of its own, and missing columns a TypeError
@@ -100,7 +105,12 @@ class Group:
 
     def shard(self, i: int) -> str:
         """The path, below the data set's folder, of the shard that holds sample i."""
-        return self.shards[int(self.starts.searchsorted(i, side="right")) - 1]
+        return self.place(i)[0]
+
+    def place(self, i: int) -> tuple[str, int]:
+        """(the shard that holds sample i, the sample's number in it)."""
+        number = int(self.starts.searchsorted(i, side="right")) - 1
+        return self.shards[number], i - int(self.starts[number])
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +125,7 @@ class Dataset:
     manifest: dict[str, Any]
     sha256: str
     splits: dict[str, dict[str, Group]]
-    _files: "_Files" = field(repr=False)
+    _files: "Files" = field(repr=False)
 
     @staticmethod
     def open(path: str | Path) -> "Dataset":
@@ -139,7 +149,7 @@ class Dataset:
             raise ValueError(
                 f"{path / MANIFEST} is damaged ({type(error).__name__}: {error}); prepare the data set again"
             ) from error
-        return Dataset(path, manifest, hashlib.sha256(text).hexdigest(), splits, _Files(path, OPEN))
+        return Dataset(path, manifest, hashlib.sha256(text).hexdigest(), splits, Files(path, OPEN))
 
     def groups(self, split: str) -> dict[str, Group]:
         """A split's groups by name, sorted. Raises ValueError for a split without samples."""
@@ -240,15 +250,15 @@ def _shard(root: Path, split: str, name: str, shard: dict[str, Any]) -> ShardInd
     return index
 
 
-class _Files:
+class Files:
     """The files below `root` that a process has open, the most recently read `limit`. Reads share no file position."""
 
     def __init__(self, root: Path, limit: int) -> None:
         self._root, self._limit = root, limit
         self._open: OrderedDict[str, _File] = OrderedDict()
 
-    def __reduce__(self) -> tuple[type["_Files"], tuple[Path, int]]:
-        return _Files, (self._root, self._limit)
+    def __reduce__(self) -> tuple[type["Files"], tuple[Path, int]]:
+        return Files, (self._root, self._limit)
 
     def read(self, path: str, offset: int, size: int) -> bytes:
         """Up to `size` bytes; fewer where the file ends. Raises ValueError where the file cannot be opened any more."""

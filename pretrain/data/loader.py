@@ -22,9 +22,11 @@ from torch.utils.data import Dataset as MapDataset
 
 from pretrain.batch import Batch
 from pretrain.config import Config
-from pretrain.data.collate import InputSpec, draw, pack
+from pretrain.data.collate import pack
+from pretrain.data.draw import InputSpec, draw
 from pretrain.data.index import Dataset
 from pretrain.data.plan import Entry, Plan, PlanConfig, Position, StepPlan
+from pretrain.data.stored import Mode, Stored
 from pretrain.sample import CorruptSample
 
 log = logging.getLogger(__name__)
@@ -38,13 +40,15 @@ class DataConfig(Config):
     """Which data set, how steps are made of it, how they are read.
 
     workers: processes per rank that read ahead; 0 reads in the training process. max_damaged_in_row: samples in a row
-    that may be damaged (they are skipped, counted and named) before the run stops.
+    that may be damaged (they are skipped, counted and named) before the run stops. features: encoders' features are
+    read where `fourfold encode` has stored them (`auto`), must be there (`stored`), or are computed (`live`).
     """
 
     path: Path
     plan: PlanConfig
     workers: int = pydantic.Field(default=0, ge=0)
     max_damaged_in_row: int = pydantic.Field(default=DAMAGED_IN_ROW, ge=0)
+    features: Mode = "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +68,10 @@ class Step:
 
 
 class Loader:
-    """This rank's part of every step of a plan. Raises ValueError for a step that cannot be cut over the ranks."""
+    """This rank's part of every step of a plan; stored: the features that are read instead of encoded.
+
+    Raises ValueError for a step that cannot be cut over the ranks.
+    """
 
     def __init__(
         self,
@@ -76,11 +83,12 @@ class Loader:
         accumulate: int,
         workers: int = 0,
         max_damaged_in_row: int = DAMAGED_IN_ROW,
+        stored: Stored | None = None,
     ) -> None:
         plan.check(world, accumulate)
         self.plan, self.rank, self.world, self.accumulate = plan, rank, world, accumulate
         self.workers, self.max_damaged_in_row = workers, max_damaged_in_row
-        self._reader = _Reader(dataset, plan.split, plan.seed, spec)
+        self._reader = _Reader(dataset, plan.split, plan.seed, spec, stored)
 
     def steps(self, position: Position) -> Iterator[Step]:
         """Endless: the step at `position` and those after it."""
@@ -142,27 +150,6 @@ class Loader:
                     "with the hashes in its manifest, and copy or prepare it again (max_damaged_in_row is the limit)"
                 )
         return in_row
-
-
-def evaluation_batches(
-    dataset: Dataset,
-    split: str,
-    spec: InputSpec,
-    samples: int,
-    *,
-    seed: int = 0,
-    rank: int = 0,
-    world: int = 1,
-    limit: int | None = None,
-    workers: int = 0,
-) -> Iterator[Batch]:
-    """A split once, `samples` at a time cut over the ranks; one batch per step and rank, some possibly empty.
-
-    Order and draws depend on the data set and `seed` alone, so validations are comparable with each other.
-    """
-    plan = Plan(dataset, split, PlanConfig(samples=samples), seed, spec)
-    for step in Loader(dataset, plan, spec, rank, world, 1, workers).once(limit):
-        yield step.batches[0]
 
 
 @dataclass(frozen=True)
@@ -238,19 +225,21 @@ def _each(record: Any, change: Callable[[Any], Any]) -> Any:
 class _Reader(MapDataset):
     """Work → part; what runs in a worker."""
 
-    def __init__(self, dataset: Dataset, split: str, seed: int, spec: InputSpec) -> None:
-        self._dataset, self._split, self._seed, self._spec = dataset, split, seed, spec
+    def __init__(self, dataset: Dataset, split: str, seed: int, spec: InputSpec, stored: Stored | None) -> None:
+        self._dataset, self._split, self._seed, self._spec, self._stored = dataset, split, seed, spec, stored
 
     def __getitem__(self, work: _Work) -> _Part | _Parcel:
         rows, outcomes = [], []
         for entry in work.entries:
             try:
                 sample = self._dataset.read(self._split, entry.group, entry.index)
-                rows.append(draw(sample, entry.slot, self._seed, work.step, self._spec))
+                held = self._stored and self._stored.sample(self._split, entry.group, entry.index)
+                rows.append(draw(sample, entry.slot, self._seed, work.step, self._spec, held))
                 outcomes.append("")
             except CorruptSample as error:
                 outcomes.append(self._named(entry, str(error)))
-        part = _Part(pack(rows, self._seed, work.step, self._spec), tuple(outcomes))
+        widths = self._stored.widths if self._stored else None
+        part = _Part(pack(rows, self._seed, work.step, self._spec, widths), tuple(outcomes))
         return part if get_worker_info() is None else _wrapped(part)
 
     def _named(self, entry: Entry, what: str) -> str:

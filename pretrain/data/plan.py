@@ -23,7 +23,7 @@ import pydantic
 from numpy.typing import NDArray
 
 from pretrain.config import Config
-from pretrain.data.collate import InputSpec
+from pretrain.data.draw import InputSpec
 from pretrain.data.index import Dataset, Group
 from pretrain.sample import Facet, Modality
 

@@ -1,7 +1,12 @@
-"""A run's frozen encoders: `Batch` → `Features`, and what the loader, checkpoints and exports must know of them."""
+"""A run's frozen encoders: `Batch` → `Features`, and what the loader, checkpoints and exports must know of them.
+
+What the batch brings of stored features is taken as it is; the rest is encoded. So an encoder whose features are all
+stored is not needed in training, and `release` lets go of it.
+"""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -10,15 +15,16 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from pretrain.batch import Batch, Features
+from pretrain.batch import Batch, Features, Tokens
 from pretrain.config import Config, dump, validate
-from pretrain.data.collate import WHOLE, InputSpec
+from pretrain.data import features
+from pretrain.data.draw import WHOLE, InputSpec
 from pretrain.encoders import weights
 from pretrain.encoders.esm import Esm, EsmConfig
 from pretrain.encoders.gearnet import GearNet, GearNetConfig
 from pretrain.encoders.image import Vision, VisionConfig, ViT, ViTConfig
 from pretrain.encoders.text import TextConfig, TextEncoder
-from pretrain.sample import Modality
+from pretrain.sample import Modality, canonical
 
 FILE = "encoders.json"  # of an exported model: the configuration with everything that was read from weights filled in
 
@@ -53,6 +59,7 @@ class Encoders(nn.Module):
     structure: GearNet | None
     function: TextEncoder | None
     image: ViT | Vision | None
+    like: torch.Tensor
 
     def __init__(self, config: EncodersConfig, built: dict[Modality, Encoder]):
         super().__init__()
@@ -62,7 +69,10 @@ class Encoders(nn.Module):
         image = self.image
         if image is not None and image.patches > config.image_tokens:
             raise ValueError(f"one image has {image.patches} tokens, image_tokens allows {config.image_tokens}")
-        self._digests: dict[Modality, str] = {}
+        self._spec = self._specified()
+        self._widths = {modality: encoder.width for modality, encoder in self.items()}
+        self._identity: dict[str, dict[str, Any]] = {}
+        self.register_buffer("like", torch.zeros(0), persistent=False)  # where features are wanted, and of which type
         self.requires_grad_(False).train(False)
 
     @classmethod
@@ -90,30 +100,50 @@ class Encoders(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Features:
-        """Every configured modality, residues cropped to the batch's windows."""
-        features = {}
-        for modality, encoder in self.items():
-            tokens = encoder(getattr(batch, modality))
-            if modality in (Modality.SEQUENCE, Modality.STRUCTURE):
-                tokens = tokens.crop(batch.window)
+        """Every configured modality, stored or encoded, residues cropped to the batch's windows."""
+        found = {}
+        for modality in self._widths:
+            tokens = batch.stored.get(modality)
+            if tokens is not None:
+                tokens = Tokens(tokens.values.to(self.like.dtype), tokens.offsets, tokens.positions)
+            else:
+                tokens = self.encode(batch, modality)
+                if modality in (Modality.SEQUENCE, Modality.STRUCTURE):
+                    tokens = tokens.crop(batch.window)
             assert torch.equal(tokens.lengths, batch.lengths[modality]), f"{modality}: {tokens.lengths} tokens"
-            features[modality] = tokens
-        return features
+            found[modality] = tokens
+        return found
+
+    @torch.no_grad()
+    def encode(self, batch: Batch, modality: Modality) -> Tokens:
+        """One modality's features of the whole proteins, not cropped."""
+        encoder = getattr(self, modality)
+        assert encoder is not None, f"the {modality} encoder was released: its features are stored"
+        return encoder(getattr(batch, modality))
+
+    def release(self, stored: Collection[Modality]) -> None:
+        """Let go of the encoders whose features every batch will bring; identity, limits and widths stay known."""
+        self.identity()
+        for modality in stored:
+            setattr(self, modality, None)
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
     def items(self) -> Iterator[tuple[Modality, Encoder]]:
-        """(modality, encoder) of those there are, in `Modality`'s order."""
+        """(modality, encoder) of those there are (and not released), in `Modality`'s order."""
         for modality in Modality:
             encoder = getattr(self, modality)
             if encoder is not None:
                 yield modality, encoder
 
     def widths(self) -> dict[Modality, int]:
-        return {modality: encoder.width for modality, encoder in self.items()}
+        return dict(self._widths)
 
     def spec(self) -> InputSpec:
+        return self._spec
+
+    def _specified(self) -> InputSpec:
         sequence, structure, function, image = self.sequence, self.structure, self.function, self.image
         return InputSpec(
             sequence_max=sequence.config.max_length if sequence else WHOLE,
@@ -128,21 +158,29 @@ class Encoders(nn.Module):
         )
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """By modality: what the encoder is, in plain values, down to the hash of its weights (taken once)."""
-        found = {}
-        for modality, encoder in self.items():
-            one = encoder.config
-            if modality not in self._digests:
-                self._digests[modality] = weights.digest(encoder)
-            seed = None if isinstance(one, VisionConfig) or one.weights != weights.RANDOM else one.seed
-            found[modality.value] = {
-                "id": f"{one.kind}-{self._digests[modality][:12]}",
-                "kind": one.kind,
-                "weights": one.weights if seed is None else f"random (seed {seed})",
-                "sha256": self._digests[modality],
-                "width": encoder.width,
-            }
-        return found
+        """By modality: what the encoder is, in plain values, down to the hash of its weights (taken once).
+
+        features: the name of all that decides what it makes of a protein: besides the weights the settings that no
+        weight shows, the limits, and the form in which features are stored. Equal names mean equal features.
+        """
+        if not self._identity:
+            self._identity = {modality.value: self._identify(modality, encoder) for modality, encoder in self.items()}
+        return {modality: dict(known) for modality, known in self._identity.items()}
+
+    def _identify(self, modality: Modality, encoder: Encoder) -> dict[str, Any]:
+        one, digest = encoder.config, weights.digest(encoder)
+        seed = None if isinstance(one, VisionConfig) or one.weights != weights.RANDOM else one.seed
+        decides: dict[str, Any] = {"format": features.FORMAT, "kind": one.kind, "weights": digest, **encoder.settings()}
+        if modality is Modality.STRUCTURE and Modality.SEQUENCE in self._widths:
+            decides["end"] = self._spec.sequence_max  # a structure is cut where its sequence is
+        return {
+            "id": f"{one.kind}-{digest[:12]}",
+            "kind": one.kind,
+            "weights": one.weights if seed is None else f"random (seed {seed})",
+            "sha256": digest,
+            "width": encoder.width,
+            "features": f"{one.kind}-{sha256(canonical(decides).encode()).hexdigest()[:16]}",
+        }
 
 
 def _configured(config: EncodersConfig) -> list[tuple[Modality, Any]]:

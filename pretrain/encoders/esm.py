@@ -101,6 +101,11 @@ class Esm(nn.Module):
     def save_files(self, folder: Path) -> None:
         """Nothing: the completed configuration says it all."""
 
+    def settings(self) -> dict[str, Any]:
+        """What besides the weights decides the features."""
+        one = self.config
+        return {"heads": one.heads, "token_dropout": one.token_dropout, "max_length": one.max_length}
+
     def forward(self, sequences: Sequences) -> Tokens:
         """Last hidden states after the final norm, one per residue."""
         values = self.embed.weight.new_zeros(0, self.width)

@@ -91,6 +91,11 @@ class GearNet(nn.Module):
     def save_files(self, folder: Path) -> None:
         """Nothing: the configuration says it all."""
 
+    def settings(self) -> dict[str, Any]:
+        """What besides the weights decides the features: the graph, and how much of a structure is seen."""
+        graph = {"reach": REACH, "radius": RADIUS, "nearest": NEAREST, "separation": SEPARATION}
+        return {**graph, "max_length": self.config.max_length}
+
     def forward(self, structures: Structures) -> Tokens:
         """The layers' outputs side by side, one row per structure residue."""
         values = next(self.parameters()).new_zeros(0, self.width)

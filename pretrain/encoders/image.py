@@ -82,6 +82,10 @@ class ViT(nn.Module):
     def save_files(self, folder: Path) -> None:
         """Nothing: the configuration says it all."""
 
+    def settings(self) -> dict[str, Any]:
+        """What besides the weights decides the features."""
+        return {"size": self.size, "patch": self.config.patch, "heads": self.config.heads}
+
     def forward(self, images: Images) -> Tokens:
         """Patches after the last norm."""
         count = len(images.pixels)
@@ -150,6 +154,10 @@ class Vision(nn.Module):
     def save_files(self, folder: Path) -> None:
         """The model's configuration; the colours' statistics are in the state."""
         self.model.config.save_pretrained(folder / FILES)
+
+    def settings(self) -> dict[str, Any]:
+        """What besides the weights decides the features."""
+        return {"size": self.size, "planes": RGB, "model": weights.described(self.model.config)}
 
     def forward(self, images: Images) -> Tokens:
         """The patches' last hidden states; class and register tokens stay behind."""

@@ -4,7 +4,9 @@ The library wants padding, so it gets it here and nowhere else: texts of about t
 padded to a multiple of 16 that its own length decides, so that a text's features do not depend on its batch mates.
 """
 
+import json
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from pretrain.batch import Texts, Tokens, lengths_of, owners_of
 from pretrain.config import Config
 from pretrain.encoders import weights
+from pretrain.sample import canonical
 
 BUCKET = 16  # word pieces
 FILES = "function"  # the folder of an exported model that holds the configuration and the tokenizer
@@ -114,6 +117,15 @@ class TextEncoder(nn.Module):
         self.model.config.save_pretrained(folder / FILES)
         self.tokenize.tokenizer.save_pretrained(folder / FILES)
 
+    def settings(self) -> dict[str, Any]:
+        """What besides the weights decides the features: the architecture, and how a text becomes word pieces."""
+        return {
+            "max_length": self.config.max_length,
+            "special": self.special,
+            "model": weights.described(self.model.config),
+            "tokenizer": _vocabulary(self.tokenize.tokenizer),
+        }
+
     def forward(self, texts: Texts) -> Tokens:
         """Last hidden states, one per word piece."""
         starts = texts.offsets[:-1][owners_of(texts.offsets)]
@@ -140,6 +152,15 @@ class TextEncoder(nn.Module):
             mask[i, : len(text) + 2] = 1
         hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         return [hidden[i, 1 : len(text) + 1] for i, text in enumerate(texts)]
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    """SHA-256 of all that the tokenizer does, but for the cut and the padding, which calls set."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.loads(fast.to_str()) if fast else {"kind": type(tokenizer).__name__, "words": tokenizer.get_vocab()}
+    return sha256(
+        canonical({k: v for k, v in rules.items() if k not in ("truncation", "padding")}).encode()
+    ).hexdigest()
 
 
 def _buckets(lengths: list[int]) -> dict[int, list[int]]:

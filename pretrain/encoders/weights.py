@@ -5,10 +5,11 @@ import hashlib
 import importlib.util
 import logging
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -120,6 +121,14 @@ def fill(module: M, tensors: dict[str, Tensor], origin: Path, what: str) -> M:
     if not any(parameter.is_meta for parameter in module.parameters()):
         module.load_state_dict(tensors)
     return module
+
+
+def described(config: Any) -> dict[str, Any]:
+    """What a `transformers` configuration says of the arithmetic: all of it but names, versions and training."""
+    drop = re.compile(
+        r"^_|version|architectures|dtype|dropout|^initializer|^use_cache$|checkpointing|^(bos|eos|sep)_|label"
+    )
+    return {name: value for name, value in config.to_diff_dict().items() if not drop.search(name)}
 
 
 def digest(module: nn.Module) -> str:

@@ -7,7 +7,8 @@ import torch
 from PIL import Image as Pillow
 
 from pretrain.batch import Batch, lengths_of
-from pretrain.data.collate import MAX_PIXELS, WHOLE, collate
+from pretrain.data.collate import collate
+from pretrain.data.draw import MAX_PIXELS, WHOLE
 from pretrain.sample import CHANNELS, CorruptSample, Image, Modality, Sample, Structure
 
 SEQUENCE, STRUCTURE, FUNCTION, IMAGE = Modality

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretrain.data.index import Dataset, _Files, members
+from pretrain.data.index import Dataset, Files, members
 from pretrain.sample import CorruptSample, Modality, encode
 
 
@@ -56,7 +56,7 @@ def test_a_copy_for_another_process_opens_its_own_files(folder):
 
 
 def test_few_files_stay_open(tmp_path):
-    files = _Files(tmp_path, 2)
+    files = Files(tmp_path, 2)
     for i in range(5):
         (tmp_path / str(i)).write_bytes(bytes([i]) * 9)
     assert [files.read(str(i % 5), 0, 1)[0] for i in range(12)] == [i % 5 for i in range(12)]

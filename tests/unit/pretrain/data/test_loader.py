@@ -10,7 +10,7 @@ import torch
 from pretrain.config import validate
 from pretrain.data.collate import collate
 from pretrain.data.index import Dataset
-from pretrain.data.loader import DataConfig, Loader, Step, _Part, _unwrapped, _wrapped, evaluation_batches
+from pretrain.data.loader import DataConfig, Loader, Step, _Part, _unwrapped, _wrapped
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.sample import Modality
 
@@ -135,12 +135,11 @@ def test_a_sample_that_cannot_be_drawn_is_skipped_too(tmp_path, write_dataset, m
 
 
 @pytest.mark.parametrize("world", [1, 3])
-def test_evaluation_sees_every_sample_once_with_the_same_draws(dataset, make_spec, world):
+def test_a_pass_over_a_split_sees_every_sample_once_with_the_same_draws(dataset, make_spec, world):
     def once(samples: int, limit: int | None = None) -> dict[str, tuple]:
-        ranks = [
-            list(evaluation_batches(dataset, "valid", make_spec(crop=20), samples, rank=rank, world=world, limit=limit))
-            for rank in range(world)
-        ]
+        plan = Plan(dataset, "valid", PlanConfig(samples=samples), 0, make_spec(crop=20))
+        loaders = [Loader(dataset, plan, make_spec(crop=20), rank, world, 1) for rank in range(world)]
+        ranks = [[batch for step in loader.once(limit) for batch in step.batches] for loader in loaders]
         assert len({len(batches) for batches in ranks}) == 1
         found = [
             (key, (int(batch.slots[i]), batch.step, *batch.window[i].tolist(), *_drawn(batch, i)))

@@ -10,7 +10,8 @@ import torch
 from PIL import Image as Pillow
 
 from pretrain.config import dump, validate
-from pretrain.data.collate import InputSpec, collate
+from pretrain.data.collate import collate
+from pretrain.data.draw import InputSpec
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.sample import Function, Image, Modality, Sample, Structure, Text
 
