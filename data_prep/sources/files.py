@@ -61,8 +61,9 @@ class Stream(io.RawIOBase):
     """A source file's decompressed bytes, front to back; also of an open file, as a member of an archive is.
 
     name: relative to the root. begin, end: the range of a plain file whose entries are wanted. release: a parser sets
-    it when the file says of what release it is. place: the file's root, where a parser finds its companions. Raises
-    SourceError, from any read, for a file that cannot be read, is damaged, or expands beyond reason.
+    it when the file says of what release it is. place: the file's root, where a parser finds its companions. marked:
+    whether the piece given last ended with its mark. Raises SourceError, from any read, for a file that cannot be read,
+    is damaged, or expands beyond reason.
     """
 
     def __init__(self, name: str, file: IO[bytes], begin: int = 0, end: int | None = None) -> None:
