@@ -40,8 +40,8 @@ USUAL: dict[str, Channel] = {
     "bands": "bands",
 }
 MAX_FILE = 128 << 20  # bytes of an image file
-SHARE = 4 << 20  # bytes of a manifest's text per task: some 30,000 rows
-MOST = 256  # tasks per manifest; each reads all of it, and keeps its part
+SHARE = 4 << 20  # bytes of a manifest's text per task, some 30,000 rows
+MOST = 32  # tasks per manifest, if not more are wanted: each reads all of it (3 % of its time) and keeps its own rows
 TEXT = 8  # times that a gzipped manifest expands, about
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -57,7 +57,8 @@ class Images(Files):
     metadata: a table of samples by plate and well, for what manifest and names do not say. genes: a table of genes'
     accessions. Both are relative to the configuration's own `root`.
     parts: tasks per manifest at least; slice: image files per task, where `files` names them.
-    A damaged manifest or table always stops.
+    A damaged manifest or table always stops. Memory of a task: 500 bytes for each of its rows of the manifest (32 tasks
+    have ten million in 160 MB), the tables of genes and samples, and one file's pixels (see `pixels`).
     """
 
     kind: Literal["images"] = "images"
@@ -70,7 +71,7 @@ class Images(Files):
     size: int = pydantic.Field(default=128, ge=1, le=4096)
     depth: int = pydantic.Field(default=16, ge=8, le=31)
     max_pixels: int = pydantic.Field(default=1 << 25, ge=1)
-    parts: int = pydantic.Field(default=4, ge=1, le=MOST)
+    parts: int = pydantic.Field(default=4, ge=1)
     slice: int = pydantic.Field(default=512, ge=1)
     paths: Literal["manifest", "root"] = "manifest"
     on_error: Literal["stop", "reject"] = "reject"
@@ -102,7 +103,7 @@ class Images(Files):
         """A manifest's bytes, and how many of them stand for one task."""
         size = max(root.stat(name).bytes, 1)
         text = size * TEXT if packed(root, name) else size
-        parts = min(MOST, max(self.parts, -(-text // SHARE)))
+        parts = max(self.parts, min(MOST, -(-text // SHARE)))
         return size, -(-size // parts)
 
     def read(self, root: Place, part: Slice, home: Place) -> Items:
