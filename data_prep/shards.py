@@ -26,7 +26,7 @@ PAYLOADS = ("sequence", "structure", "term", "text", "image", "about")
 
 @dataclass(frozen=True)
 class Shard:
-    """One written shard. `counts`: samples by facet name, and bytes by what they hold (see `_payload`)."""
+    """One written shard. `counts`: samples by facet name, and bytes by what they hold (see `payload`)."""
 
     split: str
     group: str
@@ -106,9 +106,9 @@ class _Writer:
     def add(self, sample: Sample) -> None:
         members = encode(sample)
         span = b"".join(_member(name, data) for name, data in members)
-        self._columns.append((self._size, len(span), zlib.crc32(span), *_columns(sample)))
+        self._columns.append((self._size, len(span), zlib.crc32(span), *columns(sample)))
         self._keys.append(sample.key)
-        self._counts.update(_payload(sample, members[0][1]))
+        self._counts.update(payload(sample, members[0][1]))
         self._counts.update(f.name.lower() for f in Facet if f in sample.facets and f.name)
         self._write(span)
 
@@ -151,7 +151,7 @@ def _member(name: str, data: bytes) -> bytes:
     return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % BLOCK)
 
 
-def _columns(sample: Sample) -> tuple[int, int, int, int, int]:
+def columns(sample: Sample) -> tuple[int, int, int, int, int]:
     """facets, residues, structure, text, images, as `ShardIndex` has them."""
     texts = sample.function.texts if sample.function else ()
     return (
@@ -178,7 +178,7 @@ def _index(keys: list[str], columns: list[tuple[int, ...]]) -> ShardIndex:
     return ShardIndex(tuple(keys), **{name: table[:, i].astype(kind) for i, (name, kind) in enumerate(types.items())})
 
 
-def _payload(sample: Sample, member: bytes) -> dict[str, int]:
+def payload(sample: Sample, member: bytes) -> dict[str, int]:
     """Bytes that carry the protein itself. What a shard and its index hold beyond these is overhead."""
     header = int.from_bytes(member[:8], "little")
     sequence = len(sample.sequence or "")
