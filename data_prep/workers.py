@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 OBJECT_STORE = 100 << 20  # bytes; Ray's lower limit is 75 MiB
 AHEAD = 4  # tasks per core that are handed to Ray at a time
-RETRIES = 5  # times that a task is given to another worker when its own has died
+RETRIES = 10  # times that a task is given to another worker when its own has died
 
 T = TypeVar("T")
 
@@ -35,7 +35,13 @@ class Workers:
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
             if self.address:
-                ray.init(address=self.address, **quiet)
+                try:
+                    ray.init(address=self.address, **quiet)
+                except ConnectionError as error:
+                    raise ValueError(
+                        f"no Ray cluster answers at {self.address!r} ({error}); is it running, and if it asks for a token "
+                        "(as `ray start` does), are RAY_AUTH_MODE=token and RAY_AUTH_TOKEN set?"
+                    ) from None
             else:  # a short folder: the paths of Unix sockets below it may have 107 bytes
                 self.folder = tempfile.mkdtemp(prefix="ff", dir="/tmp")
                 ray.init(num_cpus=self.count, object_store_memory=OBJECT_STORE, _temp_dir=self.folder, **quiet)
