@@ -104,7 +104,7 @@ class GeneMap:
         for cell, known in ((row.get("ensembl", ""), self._ensembl), (row.get("entrez", ""), self._entrez)):
             for name in BREAK.split(cell):
                 if name and not OTHERS.match(name) and name[0] != "[":  # [P04637-1]: of what isoform
-                    _append(known, unversioned(name), one)
+                    _append(known, unversioned(name.rstrip(".")), one)
         for i, name in enumerate(filter(None, BREAK.split(row.get("symbol", "")))):
             _append(self._synonym if i else self._symbol, name, one)
 
@@ -172,6 +172,7 @@ def _rows(stream: Stream, columns: dict[str, str]) -> Iterator[tuple[str, dict[s
     if not all(theirs.isdecimal() for theirs in columns.values()):
         yield from rows(stream, columns)
         return
+    stream.opening()
     place = {ours: int(theirs) - 1 for ours, theirs in columns.items()}
     for at, line in stream.pieces(b"\n"):
         cells = text(line).rstrip("\r").split("\t")
