@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 
 from data_prep.align import Placement, place
+from data_prep.fragments import FragmentConfig, assemble
 from data_prep.ontology import Ontology
 from data_prep.records import (
     AnnotationRecord,
@@ -43,6 +44,7 @@ class JoinConfig(Config):
     max_images: int = 16
     keep_unpaired_function: bool = True
     evidence: tuple[str, ...] = ()
+    fragments: FragmentConfig = FragmentConfig()
 
 
 @dataclass
@@ -163,7 +165,9 @@ def _structures(
 ) -> tuple[Structure, ...]:
     """Aligned, ranked, one of each id, and the best `max_structures` of them."""
     aligned: list[tuple[tuple, Structure, StructureRecord]] = []
-    for record in records:
+    whole, refused = assemble(records, config.fragments)
+    rejected += refused
+    for record in whole:
         structure = _structure(record, sequence, config)
         if isinstance(structure, Rejection):
             rejected.append(structure)

@@ -7,8 +7,9 @@ way. A data set is whole when its manifest is there, which is written last; unti
 """
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,9 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from data_prep import shards, tasks
+from data_prep import encode, shards, split, tasks
+from data_prep.card import CARD, CROISSANT, card
+from data_prep.croissant import croissant
 from data_prep.job import Job, opened, publish
 from data_prep.places import Place
 from data_prep.recipe import (
@@ -37,21 +40,38 @@ from data_prep.sources.files import Slice
 from data_prep.tasks import ONTOLOGY, REJECTED, Told
 from data_prep.workers import Workers
 from pretrain.config import dump
+from pretrain.data.index import MANIFEST
+from pretrain.sample import canonical
 
-PACKAGES = ("fourfold", "numpy", "gemmi", "biopython", "pronto", "pillow")
+PACKAGES = ("fourfold", "numpy", "gemmi", "biopython", "fastobo", "lxml", "pillow")
 T = TypeVar("T")
 
 __all__ = ["PrepareConfig", "prepare"]
 
 
 def prepare(config: PrepareConfig, out: Path | str, quiet: bool = False) -> Manifest:
-    """Make the data set at `out`, a folder or a URL. Raises ValueError for bad input, and for an `out` in use."""
+    """Make the data set at `out`, a folder or a URL, and its features if that is configured; what is there is kept.
+
+    Raises ValueError for bad input, and for an `out` that is in use or has something else.
+    """
     roots = roots_of(config)
-    steps = plan(config, roots)
+    split.check(config.split)
+    if config.encode:
+        encode.check(config.encode)
+    place, steps = Place(str(out)), plan(config, roots)
+    with progress(quiet) as bars:
+        manifest = already(config, place, steps) or make(config, place, roots, steps, bars)
+        if config.encode:
+            with bars.each("storing features") as note:
+                encode.run(place, config.encode, config.workers, config.address, note)
+    return manifest
+
+
+def make(config: PrepareConfig, out: Place, roots: Roots, steps: "Steps", bars: "Bars") -> Manifest:
+    """The data set itself, stage by stage."""
     with (
-        opened(Place(str(out)), steps.identity, config.overwrite) as job,
+        opened(out, steps.identity, config.overwrite) as job,
         Workers(config.workers, config.address) as workers,
-        progress(quiet) as bars,
     ):
         tasks.store_ontology(config, roots, job, steps.terms)
         first, rest = ([step for step in steps.parse if step[0] in names] for names in (steps.entries, steps.others))
@@ -59,16 +79,34 @@ def prepare(config: PrepareConfig, out: Path | str, quiet: bool = False) -> Mani
         tasks.collect_aliases(job, steps.aliases, steps.entries)
         bars("reading sources", workers.run(tasks.parse_slice, (config, roots, job, steps.aliases), rest), len(rest))
         runs = tuple(f"{name}/{run}" for name, told in steps.parsed(job) for run in told["runs"])
-        write = workers.run(tasks.write_partition, (config, job, steps.terms, runs), steps.write)
+        linked = any(told["records"].get("linked") for _, told in steps.parsed(job))
+        splits = steps.splits if split.needs_all(config.split, linked) else ""
+        if splits:
+            facts = workers.run(tasks.gather_facts, (job, runs, linked), steps.facts)
+            bars("comparing", facts, len(steps.facts))
+            names = tuple(name for name, _ in steps.facts)
+            bars("drawing splits", workers.run(tasks.draw_splits, (config, job), [(splits, names)]), 1)
+        write = workers.run(tasks.write_partition, (config, job, steps.terms, runs, splits), steps.write)
         bars("writing shards", write, len(steps.write))
-        return finish(config, job, steps)
+        return finish(config, job, steps, splits)
+
+
+def already(config: PrepareConfig, out: Place, steps: "Steps") -> Manifest | None:
+    """The manifest of the data set at `out` if it is this one: of the same settings, from files of the same names and
+    sizes."""
+    if config.overwrite or not out.exists(MANIFEST):
+        return None
+    manifest = Manifest.from_bytes(out.read(MANIFEST))
+    same = manifest and (manifest.input, manifest.config) == (steps.input, json.loads(canonical(what(config))))
+    return manifest if same else None
 
 
 @dataclass(frozen=True)
 class Steps:
     """The tasks of a job, by the names of their results. parse: (name, source, slice). write: (name, partition).
 
-    terms, aliases: the ontology, and the table of secondary accessions. identity: of the whole.
+    facts: (name, partition). terms, aliases, splits: the ontology, the secondary accessions, everybody's split.
+    identity: of the whole. input: of all files' names and sizes.
     """
 
     parse: list[tuple[str, int, Slice]]
@@ -76,8 +114,11 @@ class Steps:
     others: list[str]
     terms: str
     aliases: str
+    facts: list[tuple[str, int]]
+    splits: str
     write: list[tuple[str, int]]
     identity: str
+    input: str
 
     def parsed(self, job: Job) -> Iterator[tuple[str, Told]]:
         """What each parsed slice told, in the order of sources and files."""
@@ -90,9 +131,12 @@ def plan(config: PrepareConfig, roots: Roots) -> Steps:
     made = versions()
     parts = slices(config, roots)
 
+    sizes: dict[str, int] = {}
+
     def step(number: int, part: Slice, *more: str) -> tuple[str, int, Slice]:
         source = config.sources[number]
         files = listing(roots[source.root or ""], part.names)
+        sizes.update({f"{number}/{name}": size for name, size, _ in files})
         told = identity(made, dump(source), number, config.partitions, files, part.begin, part.end, *more)
         return f"parse/{told}", number, part
 
@@ -103,12 +147,24 @@ def plan(config: PrepareConfig, roots: Roots) -> Steps:
     terms = f"ontology/{identity(made, listing(place, [name]) if place else [])}"
     parse = sorted([*entries, *others], key=lambda each: each[1])
     whole = identity(made, what(config), [name for name, *_ in parse], terms)
-    write = [(f"write/{whole}-{number:06d}", number) for number in range(config.partitions)]
-    return Steps(parse, [n for n, *_ in entries], [n for n, *_ in others], terms, aliases, write, whole)
+    numbers = range(config.partitions)
+    facts = [(f"facts/{identity([name for name, *_ in parse])}-{number:06d}", number) for number in numbers]
+    return Steps(
+        parse=parse,
+        entries=[name for name, *_ in entries],
+        others=[name for name, *_ in others],
+        terms=terms,
+        aliases=aliases,
+        facts=facts,
+        splits=f"splits/{identity([name for name, _ in facts], dump(config.split))}",
+        write=[(f"write/{whole}-{number:06d}", number) for number in numbers],
+        identity=whole,
+        input=identity([(number, part.names) for number, part in parts], sizes),
+    )
 
 
-def finish(config: PrepareConfig, job: Job, steps: Steps) -> Manifest:
-    """Rejections, ontology and manifest, which is written last."""
+def finish(config: PrepareConfig, job: Job, steps: Steps, splits: str) -> Manifest:
+    """Rejections, ontology, card and manifest, which is written last."""
     parsed = [told for _, told in steps.parsed(job)]
     joined = [job.done(name) or {} for name, _ in steps.write]
     written = [Shard(**shard) for each in joined for shard in each["shards"]]
@@ -131,10 +187,16 @@ def finish(config: PrepareConfig, job: Job, steps: Steps) -> Manifest:
         files={ONTOLOGY: hashlib.sha256(stored).hexdigest(), REJECTED: sha256},
         sources=[provenance(config, number, parsed) for number in range(len(config.sources))],
         go=gene_ontology(config, job.done(steps.terms) or {}),
+        split=(job.done(splits) or {}) if splits else {"method": config.split.method},
+        input=steps.input,
         config=what(config),
         versions=versions(),
     )
-    publish(job, manifest.to_bytes())
+    data = manifest.to_bytes()
+    tree = json.loads(data)
+    job.data.write(CARD, card(tree).encode())
+    job.data.write(CROISSANT, croissant(tree, hashlib.sha256(data).hexdigest()))
+    publish(job, data)
     return manifest
 
 
@@ -193,18 +255,30 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-@contextmanager
-def progress(quiet: bool) -> Iterator[Any]:
-    """A function that lists an iterator's items while a bar on the terminal counts them."""
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
+class Bars:
+    """A bar on the terminal for every stage."""
 
-        def count(what: str, items: Iterator[T], total: int) -> list[T]:
-            bar = bars.add_task(what, total=total)
+    def __init__(self, shown: Progress) -> None:
+        self._shown = shown
+
+    def __call__(self, what: str, items: Iterator[T], total: int) -> list[T]:
+        """The items, counted as they come."""
+        with self.each(what) as note:
             done = []
             for item in items:
                 done.append(item)
-                bars.advance(bar)
+                note(len(done), total)
             return done
 
-        yield count
+    @contextmanager
+    def each(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """A function that is told how many are done, of how many."""
+        bar = self._shown.add_task(what, total=None)
+        yield lambda done, of: self._shown.update(bar, completed=done, total=of)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Bars]:
+    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as shown:
+        yield Bars(shown)

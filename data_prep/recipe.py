@@ -7,24 +7,27 @@ from typing import Annotated, Any
 import pydantic
 
 from data_prep.describe import DescribeConfig
+from data_prep.encode import EncodeConfig
 from data_prep.filters import FilterConfig
 from data_prep.join import JoinConfig
 from data_prep.places import Place
 from data_prep.sources.files import Slice, find, resolve
-from data_prep.sources.gene_ontology import Annotations, Gaf
+from data_prep.sources.foldcomp import Foldcomp
+from data_prep.sources.gene_ontology import Annotations, Gaf, Gpad
 from data_prep.sources.images import Images
 from data_prep.sources.structures import Structures
 from data_prep.sources.texts import Texts
-from data_prep.sources.uniprot import Fasta, Uniprot
+from data_prep.sources.uniprot import Fasta, Uniprot, UniprotTable
 from data_prep.split import SplitConfig
 from pretrain.config import Config, dump
 from pretrain.sample import canonical
 
 Source = Annotated[
-    Uniprot | Fasta | Structures | Gaf | Annotations | Texts | Images, pydantic.Field(discriminator="kind")
+    Uniprot | UniprotTable | Fasta | Structures | Foldcomp | Gaf | Gpad | Annotations | Texts | Images,
+    pydantic.Field(discriminator="kind"),
 ]
 ENTRIES = {"uniprot"}  # kinds that know secondary accessions: parsed before all others
-WHERE = {"root", "roots", "workers", "address", "overwrite"}  # keys that say where and how, not what
+WHERE = {"root", "roots", "workers", "address", "overwrite", "encode"}  # keys that say where and how, not what
 
 Roots = dict[str, Place]  # by name under `[roots]`; the configuration's own root is ""
 
@@ -44,6 +47,7 @@ class PrepareConfig(Config):
     (`s3://bucket/folder`), `$VARIABLE`, or `package:data_prep/sample` for files that are installed with a package.
     roots: more, by name. sources: the order is that of precedence (sequences). partitions: shards per split and
     modality subset; of a big data set so many that a shard has some 100 MB (`--plan` says how many).
+    encode: store frozen encoders' features beside the shards when these are written.
     workers: Ray tasks at a time; 0 runs without Ray. address: of an existing Ray cluster that sees the same places.
     overwrite: replace a data set that is there.
     """
@@ -58,6 +62,7 @@ class PrepareConfig(Config):
     describe: DescribeConfig = pydantic.Field(default_factory=lambda: DescribeConfig.model_validate({}))
     split: SplitConfig = pydantic.Field(default_factory=lambda: SplitConfig.model_validate({}))
     partitions: int = pydantic.Field(16, ge=1)
+    encode: EncodeConfig | None = None
     workers: int = pydantic.Field(2, ge=0)
     address: str | None = None
     overwrite: bool = False

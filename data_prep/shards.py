@@ -49,7 +49,7 @@ class Manifest:
     """What a data set is: `manifest.json`. Nothing in it depends on when, where or by how many workers it was made.
 
     joined: what became of records that are neither in a sample of their own nor rejected. files: SHA-256 of those
-    beside the shards.
+    beside the shards. split: how proteins came to their splits. input: a hash of all source files' names and sizes.
     """
 
     name: str
@@ -61,6 +61,8 @@ class Manifest:
     files: dict[str, str]
     sources: list[dict[str, Any]]
     go: dict[str, Any]
+    split: dict[str, Any]
+    input: str
     config: dict[str, Any]
     versions: dict[str, str]
 
@@ -69,6 +71,15 @@ class Manifest:
             json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True, ensure_ascii=False).encode()
             + b"\n"
         )
+
+    @staticmethod
+    def from_bytes(data: bytes) -> "Manifest | None":
+        """What `to_bytes` gave; None for anything else, another version's manifest too."""
+        try:
+            tree = json.loads(data)
+            return Manifest(**tree) if tree.pop("format") == FORMAT else None
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
 
 
 class Shelf:

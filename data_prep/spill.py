@@ -93,20 +93,26 @@ class Spill:
         self._records, self._held = [], 0
 
 
-def merge(place: Place, runs: Sequence[str], number: int, only: Collection[type] = ()) -> Iterator[tuple[str, Record]]:
+def merge(place: Place, runs: Sequence[str], number: int) -> Iterator[tuple[str, Record]]:
     """(key, record) of one partition: by key, then in the order of the runs, then as they were added.
 
-    only: kinds that are wanted; others are passed over without decoding them. Raises SpillDamaged.
+    Raises SpillDamaged.
     """
+    return ((key, record) for key, record in skim(place, runs, number, RECORDS) if record is not None)
+
+
+def skim(
+    place: Place, runs: Sequence[str], number: int, wanted: Collection[type]
+) -> Iterator[tuple[str, Record | None]]:
+    """The same; records of other kinds than are wanted are None, and not decoded."""
     ahead = max(SMALLEST, MERGED // max(len(runs), 1))
-    wanted = {CODES[kind] for kind in only or RECORDS}
+    kinds = {CODES[kind] for kind in wanted}
     segments = [_segment(place, run, number, order, ahead) for order, run in enumerate(runs)]
     for key, _, _, kind, data in heapq.merge(*segments, key=lambda frame: frame[:3]):
-        if kind in wanted:
-            try:
-                yield key.decode(), loads(data)
-            except (KeyError, TypeError, ValueError) as error:  # before its segment's checksum was reached
-                raise SpillDamaged(f"{place}: a record of {key!r} is damaged; {AGAIN}") from error
+        try:
+            yield key.decode(), loads(data) if kind in kinds else None
+        except (KeyError, TypeError, ValueError) as error:  # before its segment's checksum was reached
+            raise SpillDamaged(f"{place}: a record of {key!r} is damaged; {AGAIN}") from error
 
 
 def _segment(

@@ -11,19 +11,29 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data_prep import aliases, ontology, shards, spill
-from data_prep.describe import describe
+from data_prep import aliases, ontology, shards, spill, split
+from data_prep.assign import assign
+from data_prep.describe import describe_all
 from data_prep.filters import check
 from data_prep.job import Job
 from data_prep.join import join
 from data_prep.recipe import ENTRIES, PrepareConfig, Roots, ontology_file
-from data_prep.records import EntryRecord, FileSeen, Rejection
+from data_prep.records import (
+    EntryRecord,
+    FileSeen,
+    ImageRecord,
+    Record,
+    Rejection,
+    SequenceRecord,
+    StructureRecord,
+)
 from data_prep.sources.files import Slice
-from data_prep.split import split
-from pretrain.sample import KEY, MAX_KEY, Sample, canonical
+from data_prep.split import Facts
+from pretrain.sample import KEY, MAX_KEY, Image, Sample, canonical
 
 REJECTED = "rejected.jsonl"
 ONTOLOGY = "ontology.json"
+FACTS = "facts.tsv"
 Told = dict[str, Any]
 
 
@@ -84,6 +94,7 @@ def parse_slice(config: PrepareConfig, roots: Roots, job: Job, table: str, name:
                 out.add(record)
                 counts[type(item).__name__.removesuffix("Record").lower()] += 1
                 counts["by_secondary_accession"] += record is not item
+                counts["linked"] += isinstance(item, ImageRecord) and bool(item.image.gene or item.image.antibody)
                 if entries and isinstance(item, EntryRecord):
                     listed.append(aliases.line(item))
         out.flush()
@@ -100,10 +111,49 @@ def collect_aliases(job: Job, table: str, entries: list[str]) -> None:
         job.work.write(table, aliases.store(found))
 
 
-def write_partition(config: PrepareConfig, job: Job, terms: str, runs: tuple[str, ...], name: str, number: int) -> Told:
+def gather_facts(job: Job, runs: tuple[str, ...], linked: bool, name: str, number: int) -> Told:
+    """What the splits of one partition's proteins depend on. linked: whether images name genes or antibodies."""
+    if done := job.done(name):
+        return done
+    with job.task(name) as task:
+        wanted = SequenceRecord, EntryRecord, ImageRecord, StructureRecord
+        groups = groupby(spill.skim(job.work, runs, number, wanted), key=lambda pair: pair[0])
+        facts = (facts_of(key, [record for _, record in group if record], linked) for key, group in groups)
+        return task.finish({"proteins": split.write(task.folder / FACTS, facts)})
+
+
+def facts_of(key: str, records: list[Record], linked: bool) -> Facts:
+    sequences = [record.sequence for record in records if isinstance(record, SequenceRecord) and record.sequence]
+    chains = [record.letters for record in records if isinstance(record, StructureRecord)]
+    letters = sequences[0] if sequences else max(chains, key=len, default=None)
+    entries = [record.about for record in records if isinstance(record, EntryRecord)]
+    links = {f"gene:{image.gene.upper()}" for image in images_of(records) if image.gene}
+    links |= {f"antibody:{image.antibody.upper()}" for image in images_of(records) if image.antibody}
+    links |= {f"gene:{gene.partition('.')[0].upper()}" for about in entries for gene in about.genes if linked}
+    if letters is not None and not (letters.isascii() and letters.isalpha()):
+        letters = "".join(letter if letter.isascii() and letter.isalpha() else "X" for letter in letters)
+    return Facts(key, letters, next((about.taxon for about in entries if about.taxon), 0), tuple(sorted(links)))
+
+
+def images_of(records: list[Record]) -> list[Image]:
+    return [record.image for record in records if isinstance(record, ImageRecord)]
+
+
+def draw_splits(config: PrepareConfig, job: Job, name: str, facts: tuple[str, ...]) -> Told:
+    """Every protein's split, where that depends on other proteins."""
+    if done := job.done(name):
+        return done
+    with job.task(name) as task:
+        summary = assign(job.work, [f"{each}/{FACTS}" for each in facts], config.split, task.folder)
+        return task.finish(asdict(summary))
+
+
+def write_partition(
+    config: PrepareConfig, job: Job, terms: str, runs: tuple[str, ...], splits: str, name: str, number: int
+) -> Told:
     """Join, filter, describe and write the proteins of one partition: a shard per split and modality subset.
 
-    terms: the task that stored the ontology.
+    terms: the task that stored the ontology. splits: the one that drew splits; none where the key alone decides.
     """
     if done := job.done(name):
         return done
@@ -111,8 +161,12 @@ def write_partition(config: PrepareConfig, job: Job, terms: str, runs: tuple[str
         rejected, counts = Rejected(task.folder), Counter[str]()
         go = ontology.read(job.work, f"{terms}/{ONTOLOGY}")
         shelf = shards.Shelf(task.folder, number)
-        for sample in samples(config, job, runs, number, go, rejected, counts):
-            shelf.add(split(sample.key, config.split), describe(sample, go, config.describe))
+        drawn = split.Assignment.read(job.work / splits, number) if splits else None
+        kept = samples(config, job, runs, number, go, drawn, rejected, counts)
+        for sample in describe_all(kept, go, config.describe):
+            where = drawn.of(sample.key) if drawn else split.split(sample.key, config.split)
+            assert where, "samples leaves out what has no split"
+            shelf.add(where, sample)
         written = shelf.close()
         for shard in written:
             for path in (shard.path, shard.index_path):
@@ -129,6 +183,7 @@ def samples(
     runs: tuple[str, ...],
     number: int,
     terms: ontology.Ontology,
+    drawn: split.Assignment | None,
     rejected: Rejected,
     counts: Counter[str],
 ) -> Iterator[Sample]:
@@ -143,6 +198,9 @@ def samples(
         checked = joined.sample and check(joined.sample, records[0], config.filters)
         if isinstance(checked, Rejection):
             rejected.add(checked)
+        elif checked and drawn and drawn.of(key) is None:
+            told = "another species' relative of a held-out protein"
+            rejected.add(Rejection(split.DROP, key, records[0].source, told, records[0].position))
         elif checked:
             yield checked
 

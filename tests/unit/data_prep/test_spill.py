@@ -93,8 +93,9 @@ def test_merging_runs_is_sorting_all_records(tmp_path, monkeypatch, ahead):
 
 def test_kinds_that_are_not_wanted_are_passed_over(tmp_path):
     runs = spilled(tmp_path, [*RECORDS, STRUCTURE], 1)
-    found = [record for _, record in spill.merge(Place(str(tmp_path)), runs, 0, only=(EntryRecord, StructureRecord))]
-    assert [type(record) for record in found] == [EntryRecord, StructureRecord]
+    found = list(spill.skim(Place(str(tmp_path)), runs, 0, (EntryRecord, StructureRecord)))
+    assert [key for key, _ in found] == ["P1"] * 6
+    assert [type(record) for _, record in found if record is not None] == [EntryRecord, StructureRecord]
 
 
 def test_a_damaged_run_is_told_whichever_byte_it_is(tmp_path):
