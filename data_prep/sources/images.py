@@ -158,7 +158,7 @@ class Images(Files):
         used: set[tuple[str, str]] = set()
         first = at = shots[0]
         try:
-            for at in sorted(shots, key=lambda shot: (shot.channel not in self.channels, -len(shot.channel))):
+            for at in sorted(shots, key=lambda shot: shot.channel not in self.channels):
                 bands = self._bands(at.channel, planes)
                 if problem := self._superfluous(at, bands, used):
                     yield Rejection(problem, key, at.source, f"cell {at.cell}: {at.path}", at.position)
