@@ -72,6 +72,44 @@ def fetch(
 
 
 @app.command()
+def validate(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A data set: a folder, or s3://….")],
+    workers: Annotated[int, typer.Option(min=0, help="Ray tasks at a time; 0 does without Ray.")] = 0,
+    address: Annotated[str | None, typer.Option(help="Of an existing Ray cluster that sees the data set.")] = None,
+) -> None:
+    """Read a data set whole: every hash, every sample, every count. Exit code 1 if anything is damaged."""
+    from data_prep.validate import validate as read
+
+    found = read(data, workers, address)
+    for line in found.lines():
+        print(line)
+    raise typer.Exit(1 if found.damage else 0)
+
+
+@app.command()
+def encode(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    data: Annotated[str | None, typer.Option(help="The data set; the configuration's data.path by default.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Ray actors; 0 does without Ray.")] = 2,
+    address: Annotated[str | None, typer.Option(help="An existing Ray cluster: auto, or its address.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Residues, word pieces or patches of a batch.")] = None,
+) -> None:
+    """Store what a training configuration's frozen encoders make of its data set; training then reads it."""
+    from data_prep.encode import EncodeConfig, check
+    from data_prep.encode import run as store
+    from data_prep.places import Place
+
+    asked = EncodeConfig(run=config, overrides=tuple(overrides or ()), **({"tokens": tokens} if tokens else {}))
+    place = Place(data or str(check(asked).data.path))
+    for each in store(place, asked, workers, address):
+        print(f"{each.rows:>12,} rows, {each.bytes / 1e6:,.1f} MB  {each.modality:9}  {place}/{each.folder}")
+        print(f"{'':12} {each.files - each.fresh:,} of {each.files:,} files were there and hold")
+        for name in each.unread:
+            print(f"{'':12} could not be read: {name}")
+
+
+@app.command()
 def train(
     config: ConfigFile,
     overrides: Overrides = None,

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from cluster import cli
 
 ROOT = Path(__file__).resolve().parents[3]
-VERBS = ("fetch", "prepare", "train", "export", "embed", "search", "demo", "version")
+VERBS = ("fetch", "prepare", "validate", "encode", "train", "export", "embed", "search", "demo", "version")
 
 
 def fourfold(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,10 @@ def test_version_names_what_it_stands_on() -> None:
         (("fetch", "fetch/alphafold.toml", "--only", "proteomes"), "give version=…"),
         (("prepare", "nowhere.toml"), "no configuration file at nowhere.toml"),
         (("train", "amma/tiny.toml", "stepss=3"), "did you mean 'steps'?"),
+        (("encode", "amma/tiny.toml", "data.path=nowhere"), "nowhere is no data set"),
+        (("encode", "amma/tiny.toml", "encoders.sequence.widht=8"), "did you mean 'width'?"),
         (("train", "amma/tiny.toml", "--ranks", "2", "--hostfile", "x"), "give one of them"),
+        (("validate", "nowhere"), "nowhere has no manifest.json"),
         (("export", "nowhere", "out"), "no run at nowhere"),
         (("embed", "nowhere", "x.fasta", "y"), "nowhere is no exported model"),
         (("search", "nowhere", "x.fasta", "y"), "nowhere is no exported model"),

@@ -1,0 +1,252 @@
+"""Whether a data set is what its manifest says it is: `fourfold validate`.
+
+Every file is read once, front to back, from a folder or an object store: its hash, then each sample in it, decoded and
+held against the index, its folder, its partition and the ontology. What the manifest counts is counted again.
+"""
+
+import hashlib
+import io
+import json
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from data_prep import ontology, shards
+from data_prep.audit import ONTOLOGY, Damage, Read, read_partition
+from data_prep.card import CARD, CROISSANT, card, groups, ordered
+from data_prep.croissant import croissant
+from data_prep.places import Place, sha256
+from data_prep.shards import Shard
+from data_prep.split import SplitConfig
+from data_prep.workers import Workers
+from pretrain.data.features import FOLDER, SUMMARY, path_of
+from pretrain.data.index import FORMAT, MANIFEST, SUFFIX
+from pretrain.sample import Modality, group_name
+
+REJECTED = "rejected.jsonl"
+PATH = re.compile(r"[a-z]+/[a-z_]+/(\d+)\.tar")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """damage: sorted. samples, bytes: that were read, in `seconds`. splits, totals: of the shards that are whole."""
+
+    place: str
+    damage: tuple[Damage, ...]
+    samples: int
+    bytes: int
+    seconds: float
+    splits: dict[str, dict[str, dict[str, Any]]]
+    totals: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """For people: the coverage table, then the damage."""
+        yield from coverage(self.splits, self.totals)
+        seconds = max(self.seconds, 1e-9)
+        rate = f"{self.samples / seconds:,.0f} samples and {self.bytes / 1e6 / seconds:,.1f} MB a second"
+        yield f"{self.place}: {self.samples:,} samples read, {rate}"
+        yield from (f"damaged: {each}" for each in self.damage)
+        whole = "whole: every hash, sample and count is as the manifest says"
+        yield f"{len(self.damage):,} damaged" if self.damage else whole
+
+
+def validate(place: Place | str, workers: int = 0, address: str | None = None, quiet: bool = False) -> Validation:
+    """Read a data set whole. Raises ValueError for a place that is none.
+
+    workers: Ray tasks at a time, 0 for none. address: of an existing Ray cluster that sees the place.
+    """
+    place, started = Place(str(place)), time.monotonic()
+    data, manifest = _manifest(place)
+    listed = [
+        (name, group, entry)
+        for name, tables in manifest["splits"].items()
+        for group, table in tables.items()
+        for entry in table["shards"]
+    ]
+    numbered: defaultdict[int, list[tuple[str, str, dict[str, Any]]]] = defaultdict(list)
+    for name, group, entry in listed:
+        numbered[_number(name, group, entry)].append((name, group, entry))
+    found = Read(damage=[*_beside(place, manifest, data), *_strays(place, manifest)])
+    config = SplitConfig.model_validate(manifest["config"]["split"])
+    with Workers(workers, address) as pool:
+        reading = pool.run(read_partition, (place, manifest["partitions"], config), sorted(numbered.items()))
+        for read in track(reading, "reading shards", len(numbered), console=Console(stderr=True), disable=quiet):
+            found.add(read)
+    found.damage += _astray(found, manifest["split"], config)
+    if not found.damage:
+        found.damage += _counts(manifest, found.shards)
+    splits, totals = shards.tree(found.shards), shards.totals(found.shards)
+    seconds = time.monotonic() - started
+    return Validation(str(place), tuple(sorted(found.damage)), found.samples, found.bytes, seconds, splits, totals)
+
+
+def coverage(splits: dict[str, dict[str, dict[str, Any]]], totals: dict[str, Any]) -> Iterator[str]:
+    """Samples by modality subset and split, as lines of a table."""
+    names = ordered(splits)
+    rows: list[tuple[str, ...]] = [("modalities", *names, "all", "residues")]
+
+    def row(name: str, counts: list[int]) -> None:
+        rows.append((name, *(f"{count:,}" for count in counts)))
+
+    for group in groups(splits):
+        tables = [splits[name].get(group, {"samples": 0, "residues": 0}) for name in names]
+        samples = [table["samples"] for table in tables]
+        row(group.replace("_", " + "), [*samples, sum(samples), sum(table["residues"] for table in tables)])
+    sums = [sum(table["samples"] for table in splits[name].values()) for name in names]
+    row("all", [*sums, totals["samples"], totals["residues"]])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *rest in rows:
+        numbers = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        yield "  ".join([first.ljust(widths[0]), *numbers])
+    yield ", ".join(f"{totals.get(kind, 0):,} {kind}" for kind in ("structures", "annotations", "texts", "images"))
+
+
+def _manifest(place: Place) -> tuple[bytes, dict[str, Any]]:
+    if not place.exists(MANIFEST):
+        raise ValueError(f"{place} has no {MANIFEST}: it is no data set, or its preparation was interrupted")
+    data = place.read(MANIFEST)
+    try:
+        manifest = json.loads(data)
+        if manifest["format"] != FORMAT:
+            raise ValueError(
+                f"{place / MANIFEST}: format {manifest['format']!r}; this version of Fourfold reads {FORMAT}"
+            )
+        for name, tables in manifest["splits"].items():
+            for group, table in tables.items():
+                for entry in table["shards"]:
+                    _number(name, group, entry)
+        assert card(manifest) and croissant(manifest, "")  # both read all of it
+        return data, manifest | {"partitions": int(manifest["partitions"]), "files": dict(manifest["files"])}
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{place / MANIFEST} is damaged ({type(error).__name__}: {error})") from error
+
+
+def _number(name: str, group: str, entry: dict[str, Any]) -> int:
+    """The partition that a shard's path names. Raises ValueError for a path that lies elsewhere."""
+    found = PATH.fullmatch(entry["path"])
+    if missing := {"samples", "bytes", "sha256", "index_sha256"} - entry.keys():
+        raise KeyError(", ".join(sorted(missing)))
+    if not found or not entry["path"].startswith(f"{name}/{group}/"):
+        raise ValueError(f"{MANIFEST}: shard {entry['path']!r} does not lie in {name}/{group}")
+    modalities = tuple(modality for modality in Modality if modality in group.split("_"))
+    if not modalities or group_name(modalities) != group:
+        raise ValueError(f"{MANIFEST}: {name}/{group} is no set of modalities")
+    return int(found[1])
+
+
+def _beside(place: Place, manifest: dict[str, Any], data: bytes) -> Iterator[Damage]:
+    """What is wrong with the files beside the shards."""
+    for name, digest in manifest["files"].items():
+        if not place.exists(name):
+            yield Damage(name, "", "is in the manifest but not there")
+        elif sha256(place.open(name)) != digest:
+            yield Damage(name, "", "SHA-256 is not the manifest's")
+    if place.exists(REJECTED):
+        yield from _rejections(place, manifest["rejected"])
+    if place.exists(ONTOLOGY):
+        try:
+            ontology.read(place, ONTOLOGY)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            yield Damage(ONTOLOGY, "", f"cannot be read ({type(error).__name__}: {error})")
+    if place.exists(CARD) and place.read(CARD) != card(manifest).encode():
+        yield Damage(CARD, "", "is not the card that the manifest gives")
+    if place.exists(CROISSANT) and place.read(CROISSANT) != croissant(manifest, hashlib.sha256(data).hexdigest()):
+        yield Damage(CROISSANT, "", "is not the description that the manifest gives")
+    for folder in place.list(FOLDER):
+        yield from _features(place, f"{FOLDER}/{folder}", manifest, data)
+
+
+def _rejections(place: Place, counted: dict[str, int]) -> Iterator[Damage]:
+    counts: Counter[str] = Counter()
+    with io.TextIOWrapper(io.BufferedReader(place.open(REJECTED)), encoding="utf-8") as lines:  # type: ignore[arg-type]
+        try:
+            for number, line in enumerate(lines, 1):
+                try:
+                    entry = json.loads(line)
+                    counts[entry["reason"]] += int(entry.get("count", 1))
+                except (ValueError, KeyError, TypeError) as error:
+                    yield Damage(REJECTED, "", f"line {number} is no rejection ({error})")
+                    return
+        except UnicodeDecodeError as error:
+            yield Damage(REJECTED, "", f"is no text ({error})")
+            return
+    wrong = [
+        f"{name}: {counts[name]}, not {counted.get(name, 0)}"
+        for name in sorted(counts.keys() | counted.keys())
+        if counts[name] != counted.get(name, 0)
+    ]
+    if wrong:
+        yield Damage(REJECTED, "", f"counts differ from the manifest's: {'; '.join(wrong[:5])}")
+
+
+def _features(place: Place, folder: str, manifest: dict[str, Any], data: bytes) -> Iterator[Damage]:
+    """Of one encoder's stored features: that they are of this data set, and their hashes."""
+    summary = f"{folder}/{SUMMARY}"
+    if not place.exists(summary):
+        yield Damage(folder, "", f"has no {SUMMARY}: encoding was interrupted, or goes on")
+        return
+    try:
+        tree = json.loads(place.read(summary))
+        belongs, held = tree["dataset"]["manifest_sha256"], dict(tree["shards"])
+    except (ValueError, KeyError, TypeError) as error:
+        yield Damage(summary, "", f"is damaged ({type(error).__name__}: {error})")
+        return
+    if belongs != hashlib.sha256(data).hexdigest():
+        yield Damage(summary, "", "belongs to another manifest")
+    for shard, entry in held.items():
+        path = path_of(folder.removeprefix(f"{FOLDER}/"), shard)
+        if not place.exists(path):
+            yield Damage(path, "", f"is in {SUMMARY} but not there")
+        elif sha256(place.open(path)) != entry["sha256"]:
+            yield Damage(path, "", f"SHA-256 is not that of {SUMMARY}")
+
+
+def _held(place: Place, encoder: str) -> dict[str, Any]:
+    """The shards whose features an encoder's summary lists; none of one that cannot be read: that is told elsewhere."""
+    try:
+        return dict(json.loads(place.read(f"{FOLDER}/{encoder}/{SUMMARY}"))["shards"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _strays(place: Place, manifest: dict[str, Any]) -> Iterator[Damage]:
+    """Files that nothing names."""
+    known = {MANIFEST, CARD, CROISSANT, *manifest["files"]}
+    for tables in manifest["splits"].values():
+        for table in tables.values():
+            for entry in table["shards"]:
+                known |= {entry["path"], entry["path"].removesuffix(".tar") + SUFFIX}
+    for encoder in place.list(FOLDER):
+        known |= {f"{FOLDER}/{encoder}/{SUMMARY}", *(path_of(encoder, shard) for shard in _held(place, encoder))}
+    for name in place.find("**/*"):
+        if name not in known:
+            yield Damage(name, "", "is no file of the data set")
+
+
+def _astray(found: Read, drawn: dict[str, Any], config: SplitConfig) -> Iterator[Damage]:
+    """Samples in a split where they do not belong, as far as the samples themselves tell.
+
+    drawn: what came of drawing splits for all proteins together; of a split by key alone there is only the method.
+    """
+    if drawn == {"method": "hash"}:
+        yield from found.astray
+    for link, splits in sorted(found.links.items()):
+        kind, _, name = link.partition(":")
+        if kind in config.together and len(splits) > 1:
+            yield Damage(MANIFEST, "", f"images of {kind} {name} are in {' and '.join(ordered(splits))}")
+
+
+def _counts(manifest: dict[str, Any], found: list[Shard]) -> Iterator[Damage]:
+    """Where the manifest's sums are not those of its shards."""
+    for name, made in (("splits", shards.tree(found)), ("totals", shards.totals(found))):
+        if made != manifest[name]:
+            wrong = [
+                key for key in sorted(made.keys() | manifest[name].keys()) if made.get(key) != manifest[name].get(key)
+            ]
+            yield Damage(MANIFEST, "", f"{name}: {', '.join(wrong)} differ from what the shards hold")
