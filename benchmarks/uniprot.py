@@ -1,0 +1,113 @@
+"""UniProt flat files: kilobytes per second, against Biopython.
+
+    python benchmarks/uniprot.py [FILE] [--quick] [--json FILE]
+
+FILE is repeated until there are some tens of megabytes. Without it: `$FOURFOLD_UNIPROT`, the pack's entries under
+`$FOURFOLD_PACK`, or the sample inside the package. Both sides read from disk; ours also hashes what it reads, and
+verifies every sequence's checksum, which Biopython does not.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import rows
+from Bio import SwissProt
+
+from data_prep.places import Place
+from data_prep.sources import uniprot_flat
+from data_prep.sources.files import Slice, Stream
+from data_prep.sources.uniprot import Uniprot
+from data_prep.sources.uniprot_entry import crc64
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data_prep" / "sample" / "uniprot" / "entries.dat"
+NAME = "entries.dat"
+
+
+def entries() -> Path:
+    """The file that the environment names, or the sample."""
+    if named := os.environ.get("FOURFOLD_UNIPROT"):
+        return Path(named)
+    pack = Path(os.environ.get("FOURFOLD_PACK", "")) / "uniprot" / "uniprot_entries.dat"
+    return pack if "FOURFOLD_PACK" in os.environ and pack.is_file() else SAMPLE
+
+
+def claims(quick: bool, path: Path | None = None) -> list[rows.Row]:
+    data = (path or entries()).read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        size = (8 if quick else 40) << 20
+        (Path(folder) / NAME).write_bytes(data * -(-size // len(data)))
+        return _claims(Path(folder), 3 if quick else 7)
+
+
+def _claims(folder: Path, rounds: int) -> list[rows.Row]:
+    place = Place(str(folder))
+    kilobytes = (folder / NAME).stat().st_size // 1000
+    count = sum(1 for _ in _pieces(place))
+
+    def through(parse: Callable[[bytes], object]) -> Callable[[], int]:
+        def run() -> int:
+            assert sum(1 for piece in _pieces(place) if parse(piece)) == count
+            return kilobytes
+
+        return run
+
+    def biopython() -> int:
+        with open(folder / NAME, encoding="utf-8") as file:
+            assert sum(1 for record in SwissProt.parse(file) if record.sequence) == count
+        return kilobytes
+
+    def records(**settings: bool) -> Callable[[], int]:
+        source = Uniprot.model_validate({"files": NAME, **settings})
+
+        def run() -> int:
+            assert sum(1 for _ in source.read(place, Slice((NAME,)), place)) > count
+            return kilobytes
+
+        return run
+
+    def every(piece: bytes) -> bool:
+        entry = uniprot_flat.parse(piece)
+        return len(entry.references) + len(entry.features) >= 0
+
+    measured = [
+        ("flat file to full records; references and features when asked for", through(uniprot_flat.parse), 4.0),
+        ("the same, and both asked for of every record", through(every), 1.5),
+        ("scan of accession, sequence and GO", through(uniprot_flat.scan), 12.0),
+        ("flat file to what a data set takes of it: identifiers, GO, sentences", records(), 2.0),
+        ("the same, accession, sequence and GO alone", records(scan=True), 8.0),
+    ]
+    found = [
+        rows.faster(what, rows.race(ours, biopython, rounds), "Bio.SwissProt", target, "kB/s")
+        for what, ours, target in measured
+    ]
+    return [*found, rows.within("share of the checksums in full records", _share(place), 0.05, "of the time")]
+
+
+def _pieces(place: Place) -> Iterator[bytes]:
+    for _, piece in uniprot_flat.pieces(Stream.open(place, NAME)):
+        yield piece
+
+
+def _share(place: Place) -> float:
+    """Of the time that entries take, how much goes into CRC64."""
+    pieces = list(_pieces(place))[:3000]
+    begin = time.perf_counter()
+    sequences = [uniprot_flat.parse(piece).sequence.encode() for piece in pieces]
+    middle = time.perf_counter()
+    for sequence in sequences:
+        crc64(sequence)
+    return (time.perf_counter() - middle) / (middle - begin)
+
+
+def main() -> None:
+    parser = rows.options(__doc__)
+    parser.add_argument("file", nargs="?", type=Path)
+    chosen = parser.parse_args()
+    rows.report(claims(chosen.quick, chosen.file), chosen.json)
+
+
+if __name__ == "__main__":
+    main()

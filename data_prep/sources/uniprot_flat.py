@@ -1,0 +1,275 @@
+"""UniProtKB flat-file entries: the whole `Entry`, or accession, sequence and GO alone.
+
+Both work on the bytes before an entry's `//`. A whole entry is cut where the line code changes, and each block is split
+by its own line prefix in C, not line by line in Python. Raises SourceError or ValueError for what is no entry.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+from data_prep.sources.evidence import normal
+from data_prep.sources.files import SourceError, Stream, text
+from data_prep.sources.uniprot_entry import Dated, Entry, Later, Reference, verify
+from data_prep.sources.uniprot_features import parse as parse_features
+
+MARK = b"\n//"  # what ends an entry, whatever the file's line ends are
+LIMIT = 16 << 20  # bytes of an entry; the longest of UniProt has 0.5 MB
+CODES = ("ID", "AC", "DT", "DE", "GN", "OS", "OG", "OC", "OX", "OH", "RN", "CC", "DR", "PE", "KW", "FT")
+CITED = ("RN", "RP", "RC", "RX", "RG", "RA", "RT", "RL")
+LINES = {code: "R[NPCXGATL]" if code == "RN" else code for code in CODES}  # those of references stay together
+USUAL = re.compile("".join(rf"(?:({line}   .*(?:\n{line}   .*)*+)(?:\n|\Z))?+" for line in LINES.values()) + r"\Z")
+NEXT = {code: re.compile(rf"\n(?!{line}   )") for code, line in LINES.items()}  # where a block of one code ends
+NEXT |= dict.fromkeys(CITED, NEXT["RN"]) | {"**": re.compile(r"\n(?!\*\*)")}  # internal remarks, in old files
+GO = b"\nDR   GO; "
+TERM = re.compile(r"\nDR   GO; ([^;\n]*)(?:; .*; (.*))?")
+KEY = re.compile(rb"^AC +([A-Z0-9]+)", re.MULTILINE)
+BLANKS = re.compile(r"[ \t]+$", re.MULTILINE)
+CITATION = re.compile(
+    r"\nRN   (?:\[(\d+)\](.*(?:\nRN   (?!\[).*)*+)"
+    + "".join(rf"((?:\n{code}   .*)*+)" for code in CITED[1:])
+    + r"(?=\nRN|\Z)|(.*))"
+)  # number, evidence, then the lines of each code; or a misfit
+OLD_DATE = re.compile(r"(\S+) .*\brel\. ?([\d.]*), *(created|last sequence|last annotation)", re.IGNORECASE)
+EVENTS = {
+    "integrated into": "created",
+    "sequence version": "sequence_update",
+    "entry version": "annotation_update",
+    "created": "created",
+    "last sequence": "sequence_update",
+    "last annotation": "annotation_update",
+}
+
+
+make = partial(tuple.__new__, Reference)
+
+
+class Scanned(NamedTuple):
+    """terms: (GO id, evidence code)."""
+
+    accession: str
+    sequence: str
+    terms: tuple[tuple[str, str], ...]
+
+
+def pieces(stream: Stream) -> Iterator[tuple[int, bytes]]:
+    """(offset, bytes of an entry without its `//`). Raises SourceError for an entry that does not end."""
+    for at, piece in stream.pieces(MARK, LIMIT):
+        entry = piece.lstrip(b"\xef\xbb\xbf\r\n ")
+        at += len(piece) - len(entry)
+        if b"\r" in entry:
+            entry = entry.replace(b"\r\n", b"\n")
+        if not stream.marked and entry.strip():
+            raise SourceError(
+                "truncated_entry",
+                f"{stream.name}: the file ends inside entry {accession(entry) or '?'} at byte {at}; fetch it again",
+                f"byte {at}",
+            )
+        if entry:
+            yield at, entry
+
+
+def accession(piece: bytes) -> str:
+    """The primary accession, or nothing: for messages about what could not be parsed."""
+    found = KEY.search(piece, 0, 10_000)
+    return found[1].decode() if found else ""
+
+
+def scan(piece: bytes) -> Scanned:
+    """Accession, sequence and GO, the sequence verified."""
+    _, sequence, end = _sequence(piece)
+    if not piece.startswith(b"ID   ") or (begin := piece.find(b"\nAC   ")) < 0:
+        raise ValueError("no ID and AC line at its beginning")
+    key = piece[begin + 6 : piece.index(b"\n", begin + 6)].partition(b";")[0].decode("ascii")
+    terms: list[tuple[str, str]] = []
+    first = last = piece.rfind(GO, 0, end)
+    while first >= 0 and (before := piece.rfind(GO, 0, first)) >= 0:  # backwards, which is three times as fast
+        first = before
+    if first >= 0:
+        lines = piece[first : piece.index(b"\n", last + 1)].decode("latin-1")
+        terms = [(term, _code(evidence)) for term, evidence in TERM.findall(lines)]
+    return Scanned(key, sequence.decode("ascii"), tuple(dict.fromkeys(terms)))
+
+
+_code = lru_cache(1 << 12)(normal)
+
+
+def parse(piece: bytes) -> Entry:
+    """The entry, its sequence verified."""
+    seqinfo, sequence, end = _sequence(piece)
+    lines = _blocks(text(piece[:end]))
+    if not lines["ID"] or not lines["AC"]:
+        raise ValueError(f"no {'AC' if lines['ID'] else 'ID'} line")
+    name, data_class, molecule, length = _id(lines["ID"])
+    hosts = [line.removeprefix("NCBI_TaxID=").rstrip(".").partition(";") for line in _values(lines, "OH")]
+    return Entry(
+        entry_name=name,
+        data_class=data_class,
+        accessions=tuple(" ".join(_values(lines, "AC")).rstrip(";").split("; ")),
+        sequence=sequence.decode("ascii"),
+        seqinfo=seqinfo,
+        sequence_length=length,
+        molecule_type=molecule,
+        description=" ".join(map(str.strip, _values(lines, "DE"))),
+        gene_name=_genes(lines["GN"]),
+        organism=" ".join(_values(lines, "OS")),
+        organelle="\n".join(_values(lines, "OG")),
+        organism_classification=_list(lines, "OC"),
+        taxonomy_id=_taxa(lines),
+        host_organism=tuple(organism.strip() for _, _, organism in hosts),
+        host_taxonomy_id=tuple(taxon.strip() for taxon, _, _ in hosts),
+        references=Later(_references, lines["RN"]),
+        comments=_comments(lines["CC"]),
+        cross_references=tuple([tuple(line.rstrip(".").split("; ")) for line in _values(lines, "DR")]),
+        keywords=tuple([word.partition("{")[0].rstrip() for word in _list(lines, "KW")]),
+        features=Later(parse_features, lines["FT"]),
+        protein_existence=int(lines["PE"][5:].partition(":")[0]) if lines["PE"] else "",
+        **_dates(lines),
+    )
+
+
+def _sequence(piece: bytes) -> tuple[tuple[int, int, str], bytes, int]:
+    """Length, weight and checksum as stated; the sequence, which they are true of; where its SQ line begins."""
+    begin = piece.rfind(b"\nSQ   ")
+    end = piece.find(b"\n", begin + 1)
+    columns = piece[begin + 6 : end].split() if begin >= 0 <= end else []
+    if len(columns) != 7 or columns[0] != b"SEQUENCE":
+        raise ValueError(f"no SQ line with length, weight and checksum before its end, but {piece[-60:]!r}")
+    seqinfo = int(columns[1]), int(columns[3]), columns[5].decode("ascii")
+    sequence = piece[end:].translate(None, b" \n")
+    if not sequence.isalpha() and sequence:
+        raise ValueError("letters alone are expected in its sequence")
+    verify(sequence, seqinfo[0], seqinfo[2] if columns[6] == b"CRC64;" else "")
+    return seqinfo, sequence, begin
+
+
+def _blocks(header: str) -> dict[str, str]:
+    """Line code → all lines of that code, still with their prefixes, or nothing; those of references under RN."""
+    if usual := USUAL.match(header):
+        return dict(zip(CODES, usual.groups(""), strict=True))
+    found: dict[str, str] = dict.fromkeys(CODES, "")
+    at, size = 0, len(header)
+    while at < size:
+        code = header[at : at + 2]
+        if code not in NEXT:
+            raise ValueError(f"{header[at : at + 20]!r} begins with no known line code")
+        stop = NEXT[code].search(header, at)
+        end = stop.start() if stop else size
+        if header[at + 2 : at + 5] == "   " and code != "**":  # a bare code says nothing
+            code = "RN" if code in CITED else code
+            found[code] += ("\n" if found[code] else "") + header[at:end]
+        at = end + 1
+    return found
+
+
+def _values(lines: dict[str, str], code: str) -> list[str]:
+    """The lines of one code, without their prefixes."""
+    return lines[code][5:].split(f"\n{code}   ") if lines[code] else []
+
+
+def _list(lines: dict[str, str], code: str) -> tuple[str, ...]:
+    """What is separated by semicolons, over all lines of one code."""
+    return tuple(" ".join(_values(lines, code)).rstrip(";.").split("; ")) if lines[code] else ()
+
+
+def _id(line: str) -> tuple[str, str, str | None, int]:
+    """Entry name, data class, molecule type (before release 7), length."""
+    columns = line[5:].split()
+    if len(columns) not in (4, 5) or columns[-1] != "AA.":
+        raise ValueError(f"{line[:80]!r} is no ID line: name, class and length are expected")
+    name, data_class, *molecule, length = columns[:-1]
+    return name, data_class.rstrip(";"), molecule[0].rstrip(";") if molecule else None, int(length)
+
+
+def _dates(lines: dict[str, str]) -> dict[str, Dated]:
+    found: dict[str, Dated] = {}
+    for line in _values(lines, "DT"):
+        date, comma, event = line.partition(", ")
+        words = event.rstrip(".").split(" ")
+        if comma and (field := EVENTS.get(" ".join(words[:2]))):
+            found[field] = date, int(words[2]) if words[2].isdigit() else 0
+        elif old := OLD_DATE.match(line):
+            version = old[2].rstrip(".")
+            found[EVENTS[old[3].lower()]] = old[1], version if "." in version else int(version or 0)
+        else:
+            raise ValueError(f"DT line {line[:80]!r} names no known event")
+    return found
+
+
+def _genes(block: str) -> tuple[dict[str, str | list[str]], ...]:
+    found = []
+    for gene in block[5:].replace("\nGN   ", "\n").split("\nand\n") if block else ():
+        names: dict[str, str | list[str]] = {}
+        for token in gene.replace("\n", " ").rstrip("; ").split("; "):
+            kind, _, value = token.strip().rpartition("=") if "=" not in token else token.strip().partition("=")
+            names[kind or "Name"] = value.split(", ") if kind not in ("", "Name") else value
+        found.append(names)
+    return tuple(found)
+
+
+def _taxa(lines: dict[str, str]) -> tuple[str, ...]:
+    """Ids without evidence; several, over several lines, in old entries."""
+    ids = "".join(line.partition("{")[0].rstrip().rstrip(";") + ", " for line in _values(lines, "OX"))
+    kind, _, some = ids.rstrip(", ").rpartition("=")
+    if kind not in ("NCBI_TaxID", ""):
+        raise ValueError(f"OX names {kind!r}; NCBI_TaxID is expected")
+    return tuple(some.split(", ")) if some else ()
+
+
+def _references(block: str) -> tuple[Reference, ...]:
+    return tuple([_reference(*each) for each in CITATION.findall(f"\n{block}")]) if block else ()
+
+
+def _reference(
+    number: str, evidence: str, rp: str, rc: str, rx: str, rg: str, ra: str, rt: str, rl: str, misfit: str
+) -> Reference:
+    """One citation of its blocks of lines, each line still with its prefix."""
+    if misfit:
+        raise ValueError(f"the lines of a reference are not in their order, RN RP RC RX RG RA RT RL: {misfit[:60]!r}")
+    title = rt[6:].replace("-\nRT   ", "-").replace("\nRT   ", " ").rstrip(";")
+    return make(
+        (
+            int(number),
+            evidence[2:-1].replace("\nRN   ", " "),
+            tuple(rp[6:].split("\nRP   ")) if rp else (),
+            _tokens(rc[6:].replace("\nRC   ", " ")) if rc else (),
+            tuple([pair for line in rx.split("\nRX   ")[1:] for pair in _identifiers(line)]),
+            (rg.replace("\nRG   ", " ") + ra.replace("\nRA   ", " "))[1:].rstrip(";"),
+            title[1:-1] if title[:1] == title[-1:] == '"' else title,
+            rl[6:].replace("\nRL   ", " "),
+        )
+    )
+
+
+def _tokens(line: str) -> tuple[tuple[str, str], ...]:
+    """`STRAIN=K12; TISSUE=Brain;` as pairs; what has no token goes on with the text before it."""
+    found: list[tuple[str, str]] = []
+    for column in line.removesuffix(";").split(";"):
+        token, equals, said = column.partition("=")
+        if equals or not found:
+            found.append((token.lstrip(), said))
+        else:
+            found[-1] = found[-1][0], f"{found[-1][1]};{column}"
+    return tuple(found)
+
+
+def _identifiers(line: str) -> Iterator[tuple[str, str]]:
+    """`PubMed=1; DOI=2;`, or `MEDLINE; 1.` before release 42."""
+    if "=" not in line:
+        database, _, identifier = line.partition("; ")
+        yield database.rstrip(";"), identifier.rstrip(".")
+        return
+    for column in line.split("; "):
+        database, _, identifier = column.strip().partition("=")
+        if database:
+            yield database, identifier.rstrip(";")
+
+
+def _comments(block: str) -> tuple[str, ...]:
+    """Each from its topic on, lines joined by a space; without the lines on copyright."""
+    if not block:
+        return ()
+    first, *others = f"\n{block}".replace("\nCC       ", " ").split("\nCC   -!- ")
+    found = [each.partition("\n")[0] for each in others]
+    return (first[1:], *found) if first.startswith(" ") else tuple(found)
