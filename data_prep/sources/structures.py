@@ -1,45 +1,43 @@
-"""Structures: AlphaFold DB and PDB files, mmCIF or PDB format, read with gemmi; one record per polypeptide chain.
+"""Structures of AlphaFold DB and the PDB: mmCIF, BinaryCIF, PDB format, in folders or tar archives; a record per chain.
 
-Taken: the first model, of each atom the alternate location with the highest occupancy, backbone atoms only. B-factors
-are pLDDT in AlphaFold models alone (an `AF-…-F…` name, pLDDT among `_ma_qa_metric`, a title without an experiment),
-elsewhere they are not kept. The protein is, in this order, what the configuration says (a manifest, or the folder's
-name), what an AlphaFold file is called, or what the file says (`_struct_ref`, DBREF); a chain of no known protein
-becomes an unpaired sample.
+Taken: the first model, of each residue one conformer (`residues.py` says which), backbone atoms only. Temperature
+factors are pLDDT in AlphaFold models alone (an `AF-…-F…` name, pLDDT among `_ma_qa_metric`, a title without an
+experiment), elsewhere they are not kept. The protein is, in this order, what the configuration says (a manifest, or the
+folder's name), what an AlphaFold file is called, or what the file says (`_struct_ref`, DBREF); a chain of no known
+protein becomes an unpaired sample. A chain that is a fusion of several proteins gives each of them its own residues.
+
+A file's format is told by its first bytes, whatever it is called. Whatever goes wrong within a file becomes a
+rejection of it. A file is held whole: at its largest (`max_megabytes`) that takes three times its size, and where it is
+not laid out as the archives do it, 20 times.
 """
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import gemmi
-import numpy as np
 import pydantic
+from isal import isal_zlib
 
 from data_prep.places import Place
-from data_prep.records import Items, Rejection, StructureRecord
-from data_prep.sources.files import Files, Slice, SourceError, Stream, rows, text
+from data_prep.records import Item, Items, Rejection, StructureRecord
+from data_prep.sources import archives, bcif, mmcif, pdb
+from data_prep.sources.aligned_error import find_pae, read_pae
+from data_prep.sources.chains import UNSAFE, Wanted, records, taken
+from data_prep.sources.files import DAMAGE, Files, Slice, SourceError, Stream, rows
+from data_prep.sources.references import Facts
+from data_prep.sources.residues import Chain, chains
 from data_prep.sources.uniprot import accession
 from pretrain.config import Config
 from pretrain.sample import BACKBONE
 
-MODEL = re.compile(r"AF-(?P<accession>[A-Z0-9]+(?:-\d+)?)-F\d+")  # an isoform's has its number: AF-P12345-2-F1
-ENTRY = re.compile(r"([0-9][A-Za-z0-9]{3})(?:_[A-Za-z0-9]+)?")
-PROTEIN = (gemmi.PolymerType.PeptideL, gemmi.PolymerType.PeptideD)
-FAR = 1e5  # Å; no atom lies so far out: it is a filler, or damage
-Observed = tuple[gemmi.Residue, dict[int, gemmi.Atom]]  # a residue, and those of its atoms that are taken, by slot
-UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
-PREDICTED = re.compile(r"^TITLE .*ALPHAFOLD", re.IGNORECASE | re.MULTILINE)
-DBREF = (
-    slice(12, 13),
-    slice(26, 32),
-    slice(33, 41),
-    slice(14, 18),
-    slice(55, 60),
-    slice(62, 67),
-)  # PDB format 3.3 §3.2
+__all__ = ["UNSAFE", "ManifestColumns", "Structures"]
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+SUFFIXES = (".cif", ".mmcif", ".bcif", ".pdb", ".ent")
+MEMBERS = tuple(f"*{suffix}{packed}" for suffix in SUFFIXES for packed in ("", ".gz"))
 
 
 class ManifestColumns(Config):
@@ -57,18 +55,51 @@ class ManifestColumns(Config):
 class Structures(Files):
     """`kind = "structures"`. atoms: which are stored, of N, CA, C, O. min_residues: shorter chains are rejected.
 
+    members: patterns of an archive's members that are read, by default all of the three formats'.
     accession: "file" (what it says or is called), or "folder" (the name of the folder it lies in). manifest: a table
     of file → accession and more, relative to the configuration's own `root`, which has the last word.
+    states: whether 3Di states are stored. pae: whether the aligned errors beside a model are. min_plddt: models of a
+    lower mean are rejected. min_residue_plddt: residues below it are left out. max_megabytes: of one decompressed file,
+    a quarter of it where it is BinaryCIF.
     """
 
     kind: Literal["structures"] = "structures"
     on_error: Literal["stop", "reject"] = "reject"
     slice: int = 256
+    members: str | tuple[str, ...] = MEMBERS
     atoms: tuple[str, ...] = BACKBONE[:3]
     min_residues: int = pydantic.Field(default=20, ge=1)
     accession: Literal["file", "folder"] = "file"
     manifest: str | None = None
     columns: ManifestColumns = ManifestColumns()
+    states: bool = True
+    pae: Literal["keep", "ignore"] = "keep"
+    min_plddt: float = pydantic.Field(default=0.0, ge=0, le=100)
+    min_residue_plddt: float = pydantic.Field(default=0.0, ge=0, le=100)
+    max_megabytes: int = pydantic.Field(default=48, ge=1)
+
+    @pydantic.field_validator("atoms")
+    @classmethod
+    def _known(cls, atoms: tuple[str, ...]) -> tuple[str, ...]:
+        if not atoms or len(set(atoms)) != len(atoms) or set(atoms) - set(BACKBONE):
+            raise ValueError(
+                f"atoms are some of {', '.join(BACKBONE)}, each once; given are {', '.join(atoms) or 'none'}"
+            )
+        return atoms
+
+    def slices(self, root: Place) -> list[Slice]:
+        """Small files by the `slice`; each archive by itself, a big plain one in byte ranges of `chunk` MiB."""
+        single, found = [], []
+        for name in (name for part in super().slices(root) for name in part.names):
+            if not name.endswith(ARCHIVES):
+                single.append(name)
+                continue
+            size, step = root.stat(name).bytes, self.chunk << 20
+            if size <= step or not self.cuttable(root, name):
+                found.append(Slice((name,)))
+            else:
+                found += [Slice((name,), at, min(at + step, size)) for at in range(0, size, step)]
+        return [Slice(tuple(single[at : at + self.slice])) for at in range(0, len(single), self.slice)] + found
 
     def read(self, root: Place, part: Slice, home: Place) -> Items:
         columns = tuple(self.columns.model_dump().items())
@@ -77,213 +108,131 @@ class Structures(Files):
             yield _corrected(item, known) if isinstance(item, StructureRecord) else item
 
     def parse(self, stream: Stream) -> Items:
-        name, data = stream.name, stream.whole()
-        structure, references = _open(name, data)
-        chains = [chain for chain in structure[0] if chain.get_polymer().check_polymer_type() in PROTEIN]
-        if not chains:
-            problem = f"{name}: no polypeptide chain among {len(structure[0])} chains; leave the file out"
-            raise SourceError("no_protein_chain", problem)
-        model = MODEL.search(name) or MODEL.search(structure.name)
-        if model:
-            references = references.of_model(model["accession"])
-        for chain in chains:
-            label = model[0] if model else f"{_entry_name(name, structure.name)}_{UNSAFE.sub('-', chain.name)}"
-            reference = references.of(chain.name)
-            if self.accession == "folder":
-                reference = replace(reference or Reference(""), accession=Path(name).parent.name)
-            key = accession(reference.accession) if reference else f"pdb_{label}"
-            residues = list(_residues(chain.get_polymer(), self.atoms))
-            if len(residues) < self.min_residues:
-                problem = f"{label}: {len(residues)} residues, min_residues is {self.min_residues}"
-                yield Rejection("short_chain", key, name, problem)
-                continue
-            record = _record(key, name, label, residues, self.atoms, reference or Reference(""))
-            if references.predicted:
-                yield replace(record, confidence=_confidence(residues))
-            else:
-                yield replace(record, resolution=structure.resolution or None)
+        if stream.begin or archives.looks_like(stream.opening()) or stream.name.endswith(ARCHIVES):
+            yield from self._archive(stream)
+            return
+        data = stream.whole(self.max_megabytes << 20)
+        for item in self._file(stream.name, "", data):
+            if isinstance(item, StructureRecord) and self.pae == "keep" and stream.place is not None:
+                item = yield from _with_errors(item, stream.place)
+            yield self._finished(item)
+
+    def _archive(self, stream: Stream) -> Items:
+        """The members' records, and a rejection for each member that cannot be used."""
+        limit, patterns = self.max_megabytes << 20, (self.members,) if isinstance(self.members, str) else self.members
+        last = stream.end is None or stream.place is None or stream.end >= stream.place.stat(stream.name).bytes
+
+        def wanted(name: str) -> bool:
+            return any(fnmatchcase(name.rpartition("/")[2], pattern) for pattern in patterns)
+
+        for member in archives.members(stream, wanted, limit, None if last else stream.end):
+            name = Path(member.name).name
+            try:
+                if member.data is None:
+                    raise SourceError(member.refused, f"{stream.name}: {member.name}: {member.detail}")
+                data = _unpacked(stream.name, member.data, limit)
+                yield from map(self._finished, self._file(stream.name, member.name, data))
+            except SourceError as error:
+                if self.on_error == "stop":
+                    raise
+                position = f"{member.name}, {error.position}" if error.position else member.name
+                yield Rejection(error.reason, name, stream.name, str(error), position)
+
+    def _file(self, source: str, member: str, data: bytes) -> Items:
+        """The records of one file's chains. member: its name, if it is an archive's."""
+        name = member or source
+        if data[:8].startswith(b"\x1f\x8b"):
+            raise SourceError("unknown_format", f"{name}: gzip within gzip; unpack it once")
+        found, facts = opened(name, data, self.max_megabytes << 20)
+        wanted = Wanted(self.atoms, self.min_residues, self.states, whole=self.manifest is not None)
+        if self.accession == "folder":
+            wanted = replace(wanted, accession=Path(name).parent.name)
+        for item in records(name, found, facts, wanted):
+            yield replace(item, source=source, position=member or item.position)
+
+    def _finished(self, item: Item) -> Item:
+        """With the residues that are sure enough, or rejected."""
+        if not isinstance(item, StructureRecord) or item.confidence is None:
+            return item
+        mean = float(item.confidence.mean())
+        if mean < self.min_plddt:
+            problem = f"{item.id}: mean pLDDT {mean:.1f}, min_plddt is {self.min_plddt:g}"
+            return Rejection("low_confidence", item.key, item.source, problem, item.position)
+        sure = item.confidence >= self.min_residue_plddt
+        if sure.all():
+            return item
+        if sure.sum() < self.min_residues:
+            problem = f"{item.id}: {sure.sum()} residues of pLDDT {self.min_residue_plddt:g} and more"
+            return Rejection("low_confidence", item.key, item.source, problem, item.position)
+        return taken(item, sure)
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What a file says a chain is. begin, end: range of the sequence, 1-based. first, last: the chain's own numbers."""
-
-    accession: str
-    begin: int | None = None
-    end: int | None = None
-    first: int | None = None
-    last: int | None = None
-
-
-@dataclass(frozen=True)
-class References:
-    """By chain name; the empty name stands for every chain."""
-
-    chains: dict[str, Reference]
-    predicted: bool
-
-    def of(self, chain: str) -> Reference | None:
-        return self.chains.get(chain) or self.chains.get("")
-
-    def of_model(self, accession: str) -> "References":
-        """What is left when the protein is known: DBREF in AlphaFold's PDB files loses the end of a long accession."""
-        told = {chain: each for chain, each in self.chains.items() if each.accession == accession}
-        return References(told or {"": Reference(accession)}, predicted=True)
-
-
-def _open(name: str, data: bytes) -> tuple[gemmi.Structure, References]:
-    """Parse either format. Raises SourceError for what is neither, or holds no atoms."""
-    stem = Path(name.removesuffix(".gz"))
+def opened(name: str, data: bytes, limit: int) -> tuple[list[Chain], Facts]:
+    """The chains of a file in any of the formats, and its facts. Raises SourceError, whatever the matter is."""
+    suffix = Path(name.removesuffix(".gz")).suffix
     try:
-        if stem.suffix in (".cif", ".mmcif"):
-            block = gemmi.cif.read_string(data)[0]
-            structure = gemmi.make_structure_from_block(block)
-            references = _cif_references(block)
+        if bcif.looks_like(data):
+            if len(data) > limit // 4:
+                raise SourceError("too_large", f"over {limit >> 22} MiB of BinaryCIF; raise max_megabytes")
+            atoms, facts = bcif.read(data)
+        elif mmcif.looks_like(data):
+            atoms, facts = mmcif.read(data)
+        elif pdb.looks_like(data) or suffix in (".pdb", ".ent"):
+            atoms, facts = pdb.read(data)
+        elif suffix in SUFFIXES:
+            atoms, facts = mmcif.read(data)
         else:
-            structure = gemmi.read_pdb_string(data)
-            references = _pdb_references(text(data))
-            structure.name = dict(structure.info.items()).get("_entry.id") or stem.stem
-    except (ValueError, RuntimeError, IndexError) as error:
-        raise SourceError(
-            "unparsable_structure", f"{name}: not a readable {stem.suffix or 'structure'} file: {error}"
-        ) from error
-    if not len(structure) or not structure[0].count_atom_sites():
-        raise SourceError("no_atoms", f"{name}: the file has no atoms; fetch it again, or leave it out")
-    structure.setup_entities()
-    return structure, references
+            raise SourceError("unknown_format", f"neither mmCIF, BinaryCIF nor PDB; it begins with {data[:40]!r}")
+        found = list(chains(atoms))
+        if not found:
+            raise SourceError("no_protein_chain", "no polymer with a backbone; leave the file out")
+        return found, facts
+    except SourceError as error:
+        raise SourceError(error.reason, f"{name}: {error}", error.position) from error
+    except Exception as error:  # whatever gemmi, msgpack and numpy raise for damage
+        told = f"{type(error).__name__}: {error}"
+        raise SourceError("unparsable_structure", f"{name}: not a readable structure file: {told[:300]}") from error
 
 
-def _entry_name(name: str, entry: str) -> str:
-    """`12as` of an entry 12AS, or of a file that is named by PDB id and chain; else the file's own name."""
-    stem = Path(name).name.removesuffix(".gz").rsplit(".", 1)[0]
-    for candidate in (entry, stem):
-        if match := ENTRY.fullmatch(candidate):
-            return match[1].lower()
-    return UNSAFE.sub("-", stem).strip("-")
+def _unpacked(archive: str, data: bytes, limit: int) -> bytes:
+    """A member's content, decompressed if it is gzip. Raises SourceError for damage, and beyond the limit."""
+    if not data.strip():
+        raise SourceError("empty_file", f"{archive}: a member of {len(data)} bytes, all of them white space or none")
+    if data[:2] != b"\x1f\x8b":
+        return data
+    parts, held = [], 0
+    try:
+        while data:
+            stream = isal_zlib.decompressobj(wbits=31)
+            parts.append(stream.decompress(data, limit + 1 - held))
+            held += len(parts[-1])
+            if held > limit:
+                raise SourceError("too_large", f"{archive}: over {limit >> 20} MiB when decompressed; look at it")
+            if not stream.eof:
+                raise EOFError("it ends early")
+            data = stream.unused_data.lstrip(b"\0")
+    except DAMAGE as error:
+        problem = f"{archive}: gzip stream of a member is damaged after {held} bytes ({error}); fetch it again"
+        raise SourceError("truncated_gzip", problem, f"byte {held}") from error
+    return b"".join(parts)
 
 
-def _cif_references(block: gemmi.cif.Block) -> References:
-    """UniProt rows of `_struct_ref_seq` by chain; of `_struct_ref` by entity where there is no range."""
-    predicted = any(gemmi.cif.as_string(row[0]) == "pLDDT" for row in block.find("_ma_qa_metric.", ["name"]))
-    uniprot: dict[str, str] = {}
-    for identifier, database, protein in block.find("_struct_ref.", ["id", "db_name", "pdbx_db_accession"]):
-        if database in ("UNP", "TREMBL", "SWS"):
-            uniprot[identifier] = gemmi.cif.as_string(protein)
-    chains: dict[str, Reference] = {}
-    tags = ["ref_id", "pdbx_strand_id", "db_align_beg", "db_align_end", "?seq_align_beg", "?seq_align_end"]
-    for row in block.find("_struct_ref_seq.", tags):
-        if row[0] in uniprot:
-            numbers = [_number(row[i]) if row.has(i) else None for i in range(2, 6)]
-            _keep_longest(chains, gemmi.cif.as_string(row[1]), Reference(uniprot[row[0]], *numbers))
-    if not chains and len(set(uniprot.values())) == 1:
-        chains[""] = Reference(next(iter(uniprot.values())))
-    return References(chains, predicted)
-
-
-def _pdb_references(content: str) -> References:
-    """UniProt ranges of DBREF lines by chain; DBREF1 and DBREF2 share out what is too long for one line."""
-    chains: dict[str, Reference] = {}
-    pending = ""
-    for line in content.split("\n"):
-        if line.startswith(("ATOM", "MODEL")):
-            break
-        if line.startswith("DBREF ") and line[26:32].strip() == "UNP":
-            chain, _, protein, first, begin, end = (line[part].strip() for part in DBREF)
-            _keep_longest(
-                chains, chain, Reference(protein, _number(begin), _number(end), _number(first), _number(line[20:24]))
-            )
-        elif line.startswith("DBREF1") and line[26:32].strip() == "UNP":
-            pending = line
-        elif line.startswith("DBREF2") and pending:
-            numbers = (_number(part) for part in (line[45:55], line[57:67], pending[14:18], pending[20:24]))
-            _keep_longest(chains, line[12:13].strip(), Reference(line[18:40].strip(), *numbers))
-            pending = ""
-    return References(chains, predicted=bool(PREDICTED.search(content)) and "\nEXPDTA" not in content)
-
-
-def _keep_longest(chains: dict[str, Reference], chain: str, reference: Reference) -> None:
-    """A chain of several proteins (a fusion) counts as the one that most of it is."""
-    known = chains.get(chain)
-    if known is None or (reference.end or 0) - (reference.begin or 0) > (known.end or 0) - (known.begin or 0):
-        chains[chain] = reference
-
-
-def _number(field: str) -> int | None:
-    return int(field) if re.fullmatch(r"-?\d+", field.strip()) else None
-
-
-def _residues(residues: gemmi.ResidueSpan, atoms: tuple[str, ...]) -> Iterator[Observed]:
-    """Each residue with at least one of the atoms: somewhere, and best occupied.
-
-    Of residues that share one number (microheterogeneity) the better occupied one stays.
-    """
-    slots = {name: slot for slot, name in enumerate(atoms)}
-    held: Observed | None = None
-    for residue in residues:
-        places: dict[int, gemmi.Atom] = {}
-        for atom in residue:
-            slot = slots.get(atom.name)
-            if slot is None or not all(abs(x) < FAR for x in atom.pos):  # false of NaN too
-                continue
-            if slot not in places or atom.occ > places[slot].occ:
-                places[slot] = atom
-        if not places:
-            continue
-        if held and held[0].seqid == residue.seqid:
-            if max(a.occ for a in places.values()) > max(a.occ for a in held[1].values()):
-                held = (residue, places)
-            continue
-        if held:
-            yield held
-        held = (residue, places)
-    if held:
-        yield held
-
-
-def _record(
-    key: str, source: str, label: str, residues: list[Observed], atoms: tuple[str, ...], reference: Reference
-) -> StructureRecord:
-    coordinates = np.zeros((len(residues), len(atoms), 3), dtype=np.float32)
-    mask = np.zeros((len(residues), len(atoms)), dtype=bool)
-    for i, (_, places) in enumerate(residues):
-        for slot, atom in places.items():
-            coordinates[i, slot] = atom.pos.tolist()
-            mask[i, slot] = True
-    codes = (gemmi.find_tabulated_residue(residue.name).one_letter_code.upper() for residue, _ in residues)
-    begin, first = reference.begin, reference.first
-    return StructureRecord(
-        key=key,
-        source=source,
-        id=label,
-        letters="".join(codes).replace(" ", "X"),
-        atoms=atoms,
-        coordinates=coordinates,
-        mask=mask,
-        number=_numbers([residue for residue, _ in residues]),
-        begin=begin,
-        end=reference.end,
-        shift=None if begin is None or first is None else begin - 1 - first,
-    )
-
-
-def _confidence(residues: list[Observed]) -> np.ndarray:
-    """pLDDT, which a model has in the B-factors of a residue's atoms, the same in all."""
-    return np.array([next(iter(places.values())).b_iso for _, places in residues], dtype=np.float32)
-
-
-def _numbers(residues: list[gemmi.Residue]) -> np.ndarray:
-    """The source's residue numbers where they increase strictly (label numbers first), else 0..L-1."""
-    for numbers in ([r.label_seq for r in residues], [r.seqid.num for r in residues]):
-        if None not in numbers:
-            array = np.array(numbers, dtype=np.int32)
-            if (np.diff(array) > 0).all():
-                return array
-    return np.arange(len(residues), dtype=np.int32)
+def _with_errors(record: StructureRecord, place: Place) -> Generator[Rejection, None, StructureRecord]:
+    """The record with its aligned errors; a rejection of their file, if that is damaged."""
+    name = find_pae(place, record.source) if record.confidence is not None else None
+    if name is None:
+        return record
+    try:
+        return replace(record, pae=read_pae(place, name, len(record.letters)))
+    except SourceError as error:
+        yield Rejection(error.reason, record.key, name, str(error), error.position or record.position)
+        return record
 
 
 def _corrected(record: StructureRecord, manifest: dict[str, dict[str, str]]) -> StructureRecord:
     """The record with what the manifest knows of its file or chain."""
-    row = manifest.get(Path(record.source).name) or manifest.get(record.id)
+    names = (Path(record.source).name, Path(record.position).name, record.id)
+    row = next((manifest[name] for name in names if name in manifest), None)
     if not row:
         return record
     known: dict[str, Any] = {"key": accession(row["accession"])} if row.get("accession") else {}

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_prep.places import Place
 from data_prep.records import FileSeen, Rejection, StructureRecord
-from data_prep.sources.files import SourceError, resolve
+from data_prep.sources.files import Slice, SourceError, resolve
 from data_prep.sources.structures import ManifestColumns, Structures
 
 SAMPLE = resolve("package:data_prep/sample") / "structures"
@@ -35,8 +36,12 @@ def read(tmp_path: Path, content: str | bytes, name: str = "x.pdb", **options) -
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     options = {"on_error": "stop", "min_residues": 5, **options}
-    items = Structures(files="*", **options).read(tmp_path, (name,))
-    return [item for item in items if isinstance(item, StructureRecord)]
+    return [item for item in items(tmp_path, name, **options) if isinstance(item, StructureRecord)]
+
+
+def items(folder: Path | Place, name: str, **options) -> list:
+    root = Place(str(folder))
+    return list(Structures(files="*", **options).read(root, Slice((name,)), root))
 
 
 def test_backbone_of_a_chain_without_accession(tmp_path):
@@ -79,7 +84,7 @@ def test_a_file_named_by_pdb_id_and_chain(tmp_path):
 def test_first_model_and_every_chain_of_enough_residues(tmp_path):
     models = "".join(f"MODEL     {m:>4}\n{pdb()}{pdb(8, 'B')}{pdb(3, 'C')}ENDMDL\n" for m in (1, 2))
     assert [record.id for record in read(tmp_path, models)] == ["x_A", "x_B"]
-    refused = [item for item in Structures(files="*").read(tmp_path, ("x.pdb",)) if isinstance(item, Rejection)]
+    refused = [item for item in items(tmp_path, "x.pdb") if isinstance(item, Rejection)]
     assert [(r.reason, r.key) for r in refused] == [("short_chain", f"pdb_x_{c}") for c in "ABC"]
 
 
@@ -122,7 +127,7 @@ def test_an_experiment_whose_title_speaks_of_alphafold_has_no_confidence(tmp_pat
 
 @pytest.mark.parametrize("place", ["nan", "inf", "1e12", "?"])
 def test_an_atom_that_is_nowhere_is_absent(tmp_path, place):
-    lines = (SAMPLE / "4ou0_A.cif").read_text().splitlines()
+    lines = SAMPLE.read("4ou0_A.cif").decode().splitlines()
     (whole,) = read(tmp_path, "\n".join(lines), "x.cif")
     at = next(i for i, line in enumerate(lines) if line.startswith("ATOM"))
     words = lines[at].split()
@@ -144,6 +149,9 @@ def test_the_name_of_a_model_is_believed_before_its_dbref(tmp_path):
     """As AlphaFold DB writes it: a ten-letter accession shifts the columns."""
     dbref = "DBREF  XXXX A    1   384  UNP    A0A2Y9FRR4 A0A2Y9FRR4_PHYMC      1    384\n"
     (record,) = read(tmp_path, dbref + pdb(), "AF-A0A2Y9FRR4-F1-model_v4.pdb")
+    assert (record.key, record.begin, record.end) == ("A0A2Y9FRR4", 1, 384)
+    shortened = "DBREF       A    1   384  UNP    A0A2Y9FR 4 A0A2Y9FRR4     0      1             \n"  # by a program
+    (record,) = read(tmp_path, shortened + pdb(), "AF-A0A2Y9FRR4-F1-model_v4.pdb")
     assert (record.key, record.begin, record.end) == ("A0A2Y9FRR4", None, None)
 
 
@@ -166,8 +174,7 @@ def test_the_folder_or_a_manifest_may_name_the_protein(tmp_path):
 
 
 def test_mmcif_with_a_reference():
-    items = list(Structures(files="*").read(SAMPLE, ("4phj_B.cif",)))
-    record, seen = items
+    record, seen = items(SAMPLE, "4phj_B.cif")
     assert isinstance(record, StructureRecord)
     assert isinstance(seen, FileSeen)
     assert (record.key, record.id) == ("P04632", "4phj_B")
@@ -196,6 +203,6 @@ def test_damage_stops_or_is_rejected(tmp_path, content, name, reason):
     with pytest.raises(SourceError, match=name) as error:
         read(tmp_path, content, name)
     assert error.value.reason == reason
-    (refused,) = Structures(files="*").read(tmp_path, (name,))
+    (refused,) = items(tmp_path, name)
     assert isinstance(refused, Rejection)
     assert (refused.reason, refused.key) == (reason, name)
