@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 CENTRE = 2.0  # times the distance CA–CB: how far the virtual centre is from CA
 BOND = 1.5336  # Å, CA–CB of a CB that is placed
-CELLS = 1 << 20  # distances held at once: 8 MB
+CELLS = 1 << 17  # distances held at once: 1 MB
 Vectors = NDArray[np.float64]  # [3, L]
 
 
@@ -70,10 +70,10 @@ def _encode(descriptors: NDArray[np.float64]) -> NDArray[np.intp]:
     _, _, layers, centroids = _network()
     values = descriptors
     for weights, biases, rectified in layers:
-        values = values @ weights + biases
+        values = np.einsum("ij,jk->ik", values, weights) + biases
         if rectified:
             values = np.maximum(values, 0.0)
-    return (np.square(centroids).sum(1) - 2.0 * values @ centroids.T).argmin(1)
+    return (np.square(centroids).sum(1) - 2.0 * np.einsum("ik,ck->ic", values, centroids)).argmin(1)
 
 
 def _descriptors(ca: Vectors, here: NDArray[np.intp], there: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -103,7 +103,8 @@ def _nearest(points: Vectors) -> NDArray[np.intp]:
     step = max(CELLS // count, 1)
     for begin in range(0, count, step):
         end = min(begin + step, count)
-        distance = squared - 2.0 * points[:, begin:end].T @ points
+        distance = np.einsum("di,dj->ij", -2.0 * points[:, begin:end], points)  # BLAS would start threads for this
+        distance += squared
         distance[np.arange(end - begin), np.arange(begin, end)] = np.inf
         found[begin:end] = distance.argmin(1)
     return found
