@@ -113,6 +113,9 @@ class Samples:
         versions = tuple(place.stat(name).version for name in find(place, (pattern,)))
         return _read(place, pattern, tuple(columns.model_dump().items()), versions)
 
+    def __bool__(self) -> bool:
+        return bool(self._wells)
+
     def of(self, plate: str, well: str, field: str) -> Stained:
         """A field's own row; else what all rows of its well agree on; else nothing."""
         return self._fields.get((plate, well, field)) or self._wells.get((plate, well)) or Stained()

@@ -12,8 +12,9 @@ all of one gene, or else of one antibody, are one unpaired sample; of those that
 import os
 import posixpath
 import re
+import zlib
 from collections import defaultdict
-from collections.abc import Container, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from hashlib import blake2b
 from itertools import groupby
 from typing import Literal
@@ -27,7 +28,7 @@ from data_prep.sources import hpa, pixels
 from data_prep.sources.files import Files, Slice, SourceError, Stream, find, packed
 from data_prep.sources.genes import GeneMap, GeneTable, unversioned
 from data_prep.sources.hpa import SampleColumns, Samples
-from data_prep.sources.shots import ImageColumns, Shot, listed, named
+from data_prep.sources.shots import Guide, ImageColumns, Shot, listed, named
 from pretrain.sample import CHANNELS, MAX_KEY, Image
 
 ALL = "bands"  # the channel of a file that is itself a multi-band image
@@ -111,32 +112,33 @@ class Images(Files):
         samples = Samples.read(home, self.metadata, self.metadata_columns) if self.metadata else Samples()
         if part.begin == 0:
             yield from (*genes.seen, *samples.seen)
+        guide, met = Guide(self.columns, self.channels, self.words, samples), set[str]()
         images: defaultdict[tuple[str, str], list[Shot]] = defaultdict(list)
         if part.end is None:
             names = yield from self._nameable(part.names)
-            for shot in named(names, self.words, samples):
+            for shot in named(names, guide, met):
                 images[shot.cell, shot.protein].append(shot)
+            yield from _ambiguous(met, genes, lambda _: True)
         else:
             with Stream.open(root, part.names[0]) as stream:
-                for shot in self._listed(root, stream, part.begin, samples):
+                folder = posixpath.dirname(stream.name) if self.paths == "manifest" else ""
+                mine = self._mine(root, part)
+                for shot in listed(stream, guide, folder, mine, met):
                     images[shot.cell, shot.protein].append(shot)
                 if part.begin == 0:
                     yield stream.seen()
-        told: set[tuple[str, ...]] = set()
+            yield from _ambiguous(met, genes, mine)
         for shots in images.values():
             first = shots[0]
-            known = (first.accession,) if first.accession else genes.accessions(first.gene)
-            if len(known) > 1 and known not in told:
-                told.add(known)
-                yield _ambiguous(known, genes)
+            accession = first.accession or genes.accession(first.gene)
             name = unversioned(first.gene) or first.antibody or first.cell
-            yield from self._image(root, known[0] if known else unpaired(self.name, name), shots)
+            yield from self._image(root, accession or unpaired(self.name, name), shots)
 
-    def _listed(self, root: Place, stream: Stream, begin: int, samples: Samples) -> Iterator[Shot]:
-        size, step = self._share(root, stream.name)
-        folder = posixpath.dirname(stream.name) if self.paths == "manifest" else ""
-        where = begin // step, -(-size // step)
-        return listed(stream, self.columns, folder, self.channels, self.words, samples, *where)
+    def _mine(self, root: Place, part: Slice) -> Callable[[str], bool]:
+        """Whether a name falls to a slice of a manifest."""
+        size, step = self._share(root, part.names[0])
+        number, count = part.begin // step, -(-size // step)
+        return lambda name: zlib.crc32(name.encode()) % count == number
 
     def _nameable(self, paths: Iterable[str]) -> Generator[Rejection, None, list[str]]:
         """Rejects the files whose names do not tell a channel; returns the others."""
@@ -243,8 +245,10 @@ def unpaired(source: str, name: str) -> str:
     return f"{key[: MAX_KEY - len(digest) - 1]}-{digest}"
 
 
-def _ambiguous(known: tuple[str, ...], genes: GeneMap) -> Rejection:
-    """What is said once of a gene with several accessions, in each task that meets it: always in the same words."""
-    best, *others = known
-    named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
-    return Rejection("ambiguous_gene", best, genes.seen[0].path, f"of {len(known)} accessions {best}, not {named}")
+def _ambiguous(names: set[str], genes: GeneMap, mine: Callable[[str], bool]) -> Iterator[Rejection]:
+    """The accessions that a gene might have led to. Each gene is one task's to tell, where all tasks know it."""
+    for best, *others in sorted({known for name in names if len(known := genes.accessions(name)) > 1}):
+        if mine(best):
+            named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+            problem = f"of {len(others) + 1} accessions {best}, not {named}"
+            yield Rejection("ambiguous_gene", best, genes.seen[0].path, problem)

@@ -1,14 +1,13 @@
 """Which image file shows what: the rows of a manifest, or names of files, with what a sample table adds."""
 
 import posixpath
-import zlib
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from sys import intern
 
 from data_prep.sources import hpa
 from data_prep.sources.files import SourceError, Stream, rows
-from data_prep.sources.hpa import Samples
+from data_prep.sources.hpa import Samples, Stained
 from pretrain.config import Config
 
 
@@ -55,27 +54,34 @@ class Shot:
         return self.accession or self.gene or self.antibody
 
 
-def listed(
-    stream: Stream,
-    columns: ImageColumns,
-    folder: str,
-    channels: Container[str],
-    words: frozenset[str],
-    samples: Samples,
-    part: int,
-    parts: int,
-) -> Iterator[Shot]:
-    """A manifest's rows of those cells that fall into one of several parts. Raises SourceError for a bad manifest.
+@dataclass(frozen=True)
+class Guide:
+    """How to read what names files. channels: those that may be named. samples: of what plate and well are."""
 
-    folder: what its paths are relative to. channels: those that may be named. words: as in `hpa.parse`.
+    columns: ImageColumns
+    channels: Container[str]
+    words: frozenset[str]
+    samples: Samples
+
+
+def listed(stream: Stream, guide: Guide, folder: str, mine: Callable[[str], bool], genes: set[str]) -> Iterator[Shot]:
+    """A manifest's rows of those cells that are `mine`. Raises SourceError for a bad manifest.
+
+    folder: what its paths are relative to. genes: to which the names are added that stand for a protein in any row.
     """
-    theirs, optional = hpa.named(columns.model_dump(), OWN, {"path"})
-    position = ""
+    theirs, optional = hpa.named(guide.columns.model_dump(), OWN, {"path"})
+    channels, words, samples, position = guide.channels, guide.words, guide.samples, ""
     for position, row in rows(stream, theirs, optional):
         cell = _cell(row)
-        told = None if cell else hpa.parse(row["path"], words)
+        told = hpa.parse(row["path"], words) if samples or not cell else None
         cell = cell or (told.cell if told else "")
-        if zlib.crc32(cell.encode()) % parts != part:
+        of = (row["plate"] or told.plate, row["well"] or told.well, row["field"] or told.field) if told else ()
+        stained = samples.of(*of) if of else Stained()
+        accession = row["accession"] or ("" if row["gene"] else stained.accession)
+        gene = row["gene"] or stained.gene
+        if gene and not accession:
+            genes.add(gene)
+        if not mine(cell):
             continue
         told = told or hpa.parse(row["path"], words)
         channel = row["channel"] or ("" if "" in channels else told.channel)
@@ -85,13 +91,12 @@ def listed(
                 f"{stream.name}, {position}: channel {channel!r}; map it in `channels`",
                 position,
             )
-        stained = samples.of(row["plate"] or told.plate, row["well"] or told.well, row["field"] or told.field)
         yield Shot(
             path=posixpath.join(folder, row["path"]),
             channel=intern(channel),
             cell=intern(cell),
-            accession=intern(row["accession"] or ("" if row["gene"] else stained.accession)),
-            gene=intern(row["gene"] or stained.gene),
+            accession=intern(accession),
+            gene=intern(gene),
             antibody=intern(row["antibody"] or stained.antibody or told.antibody),
             cell_line=intern(row["cell_line"] or stained.cell_line),
             source=stream.name,
@@ -111,11 +116,13 @@ def _cell(row: dict[str, str]) -> str:
     return "_".join(filter(None, (plate, row["well"], row["field"], cell)))
 
 
-def named(paths: Iterable[str], words: frozenset[str], samples: Samples) -> Iterator[Shot]:
+def named(paths: Iterable[str], guide: Guide, genes: set[str]) -> Iterator[Shot]:
     """Files that say by their names what they are."""
     for path in paths:
-        told = hpa.parse(path, words)
-        stained = samples.of(told.plate, told.well, told.field)
+        told = hpa.parse(path, guide.words)
+        stained = guide.samples.of(told.plate, told.well, told.field)
+        if stained.gene and not stained.accession:
+            genes.add(stained.gene)
         yield Shot(
             path=path,
             channel=told.channel,
