@@ -410,3 +410,18 @@ def test_real_fields_need_no_manifest():
     assert all(bands(record).reshape(-1, 4).max(axis=0).min() > 150 for record in found)
     cells = images(every(Images(files="images/hpa_cells/*/*.tif", name="hpa", slice=30), PACK))
     assert len(cells) == 56 and all(len(record.image.present) == 3 for record in cells)
+
+
+def test_an_object_store_is_read_as_a_folder_is(tmp_path):
+    for name in ("a/7_C5_1_green.png", "a/7_C5_1_blue.png"):
+        save(tmp_path / name, 5)
+    store = Place("memory://images-of-a-test")
+    for name in ("a/7_C5_1_green.png", "a/7_C5_1_blue.png"):
+        store.write(name, (tmp_path / name).read_bytes())
+    store.write(
+        "m.tsv", b"path\tuniprot\na/7_C5_1_green.png\tP1\na/7_C5_1_blue.png\tP1\na/no_green.png\tP2\n../x.png\tP3\n"
+    )
+    items = every(Images(files="m.tsv", size=8), store.url)
+    assert reasons(items) == {"missing_image": 1, "unsafe_path": 1}
+    here, there = (images(every(Images(files="a/*.png", size=8), root)) for root in (tmp_path, store.url))
+    assert [record.image for record in here] == [record.image for record in there] != []
