@@ -419,7 +419,8 @@ def test_an_object_store_is_read_as_a_folder_is(tmp_path):
     for name in ("a/7_C5_1_green.png", "a/7_C5_1_blue.png"):
         store.write(name, (tmp_path / name).read_bytes())
     store.write(
-        "m.tsv", b"path\tuniprot\na/7_C5_1_green.png\tP1\na/7_C5_1_blue.png\tP1\na/no_green.png\tP2\n../x.png\tP3\n"
+        "m.tsv",
+        b"path\tuniprot\na/7_C5_1_green.png\tP1\na/7_C5_1_blue.png\tP1\na/no_green.png\tP2\n../x_green.png\tP3\n",
     )
     items = every(Images(files="m.tsv", size=8), store.url)
     assert reasons(items) == {"missing_image": 1, "unsafe_path": 1}
