@@ -2,7 +2,7 @@
 
 Ten descriptors of a residue and of the one nearest to it in space go through a small network and to the nearest of
 twenty centroids. The network is mini3di's (a port of Foldseek's), read from the installed package. The geometry is done
-here, on arrays: mini3di's own takes five times as long, holds several L × L matrices at once, and runs the network in
+here, on arrays: mini3di's own takes 3 to 5 times as long, holds several L × L matrices at once, and runs the network in
 float32, where a near tie may depend on the processor. Here all is float64, so equal coordinates give equal letters.
 
 Nearness is between virtual centres, whose direction comes from CB. Where atoms have "CB", it is used where it is there;
