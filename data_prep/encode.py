@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -231,11 +232,14 @@ def _alone(place: Place) -> Iterator[Path | None]:
         return
     base = place.local.resolve() / FOLDER
     base.mkdir(parents=True, exist_ok=True)
-    with open(base / ".lock", "a") as lock:
+    path = base / ".lock"
+    with open(path, "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when a process dies
         except BlockingIOError:
             raise ValueError(f"another run is encoding {place} now; wait for it") from None
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+            raise ValueError(f"another run encoded {place} just now; look at it, and start again if need be")
         for leftover in base.glob(".part-*"):  # of a run that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         scratch = base / f".part-{uuid4().hex}"  # its actors go on for seconds: they must not find their folder again
@@ -244,3 +248,4 @@ def _alone(place: Place) -> Iterator[Path | None]:
             yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+            path.unlink()

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from data_prep.places import BLOCK, Place
 from pretrain.config import validate
 from pretrain.data.collate import pack
 from pretrain.data.draw import InputSpec, Row, alone, items, size
-from pretrain.data.features import Layout, about, path_of, verify
+from pretrain.data.features import Layout, about, checksum, path_of, verify
 from pretrain.data.index import SUFFIX, ShardIndex, members
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.sample import CorruptSample, Modality, Sample, decode
@@ -119,10 +118,11 @@ class Encoding:
                 for chosen in table.batches(self.tokens):
                     for k, rows in self._encoded(shard, modality, table, chosen, spec):
                         data = rows.tobytes()
-                        crc[k] = zlib.crc32(data)
+                        crc[k] = checksum(*table.places[k], 0, data)
                         os.pwrite(file.fileno(), data, layout.place("values", int(table.starts[k])))
-                for k in np.flatnonzero(table.unread).tolist():
-                    crc[k] = zlib.crc32(bytes(2 * layout.width * table.rows(k)))
+                for k in np.flatnonzero(table.unread | (np.diff(table.starts) == 0)).tolist():
+                    nothing = bytes(2 * layout.width * table.rows(k))
+                    crc[k] = checksum(*table.places[k], int(table.unread[k]), nothing)
                 file.flush()
                 os.pwrite(file.fileno(), crc.tobytes(), layout.place("crc"))
                 os.pwrite(file.fileno(), table.unread.tobytes(), layout.place("unread"))
@@ -166,7 +166,7 @@ class _Table:
     places: list[Item]
     samples: NDArray[np.int64]
     starts: NDArray[np.int64]
-    unread: NDArray[np.uint8]
+    unread: NDArray[np.uint16]
 
     @staticmethod
     def of(shard: "_Shard", modality: Modality, spec: InputSpec) -> "_Table":
@@ -182,7 +182,7 @@ class _Table:
                     rows.append(0)
                     failed.append((len(places) - 1, error))
         samples, starts = (np.cumsum([0, *each], dtype="<i8") for each in (counts, rows))
-        table = _Table(places, samples, starts, np.zeros(len(places), np.uint8))
+        table = _Table(places, samples, starts, np.zeros(len(places), "<u2"))
         for k, error in failed:
             table.mark(k, shard, modality, error)
         return table

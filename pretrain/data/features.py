@@ -10,9 +10,9 @@ A file is plain safetensors. Its tables address rows by arithmetic, so a reader 
 
     samples  int64 [n + 1]     sample i of the shard has the items [samples[i], samples[i + 1]), in the sample's order
     items    int64 [K + 1]     item k has the rows [items[k], items[k + 1])
-    crc      uint32 [K]        CRC-32 of each item's rows
+    crc      uint32 [K]        CRC-32 of each item's place, mark and rows (see `checksum`)
+    unread   uint16 [K]        1 for an item that could not be encoded (an image that is none); its rows are 0
     values   bfloat16 [N, D]   rows, one per residue, word piece or patch; positions are those of the sample's own data
-    unread   uint8 [K]         1 for an item that could not be encoded (an image that is none); its rows are 0
 """
 
 import hashlib
@@ -32,8 +32,8 @@ from pretrain.sample import Modality, canonical
 FOLDER, SUMMARY, SUFFIX = "features", "features.json", ".safetensors"
 FORMAT = 1
 ABOUT = "features"  # the header's one metadata key
-TABLES = {"samples": "I64", "items": "I64", "crc": "U32", "values": "BF16", "unread": "U8"}  # in the file's order
-BYTES = {"I64": 8, "U32": 4, "BF16": 2, "U8": 1}
+TABLES = {"samples": "I64", "items": "I64", "crc": "U32", "unread": "U16", "values": "BF16"}  # in the file's order
+BYTES = {"I64": 8, "U32": 4, "U16": 2, "BF16": 2}
 MAX_HEADER = 1 << 16
 AGAIN = "remove it and encode again, or set data.features=live"
 
@@ -61,8 +61,8 @@ class Layout:
 
     @staticmethod
     def of(samples: int, items: int, rows: int, width: int, about: Mapping[str, Any]) -> "Layout":
-        shapes = {"samples": [samples + 1], "items": [items + 1], "crc": [items], "values": [rows, width]}
-        shapes["unread"] = [items]
+        shapes = {"samples": [samples + 1], "items": [items + 1], "crc": [items], "unread": [items]}
+        shapes["values"] = [rows, width]
         header: dict[str, Any] = {"__metadata__": {ABOUT: canonical(about)}}
         starts, at = {}, 0
         for name, kind in TABLES.items():
@@ -104,6 +104,11 @@ class Layout:
         return self.starts[table] + first * each
 
 
+def checksum(sample: int, item: int, unread: int, rows: bytes) -> int:
+    """CRC-32 of an item's rows, begun with its place: rows of another item do not pass for it."""
+    return zlib.crc32(rows, zlib.crc32(struct.pack("<qqH", sample, item, unread)))
+
+
 def about(encoder: str, modality: Modality, shard: str, sha256: str) -> dict[str, Any]:
     """What a file says of itself: which encoder saw which shard (path and SHA-256)."""
     return {"format": FORMAT, "encoder": encoder, "modality": modality.value, "shard": shard, "sha256": sha256}
@@ -140,13 +145,13 @@ def verify(file: IO[bytes], where: str, expected: Mapping[str, Any]) -> Content:
     samples = np.frombuffer(read(8 * (layout.samples + 1)), "<i8")
     items = np.frombuffer(read(8 * (layout.items + 1)), "<i8")
     crc = np.frombuffer(read(4 * layout.items), "<u4")
+    unread = np.frombuffer(read(2 * layout.items), "<u2")
     for table, end in ((samples, layout.items), (items, layout.rows)):
         if table[0] != 0 or table[-1] != end or (np.diff(table) < 0).any():
             raise ValueError(f"{where}: its tables do not add up")
+    owners = samples.searchsorted(np.arange(layout.items), side="right") - 1
+    places = list(zip(owners.tolist(), (np.arange(layout.items) - samples[owners]).tolist(), strict=True))
     for k, (first, stop) in enumerate(pairwise(items.tolist())):
-        if zlib.crc32(read((stop - first) * 2 * layout.width)) != crc[k]:
+        if checksum(*places[k], int(unread[k]), read((stop - first) * 2 * layout.width)) != crc[k]:
             raise ValueError(f"{where}: the checksum of item {k} is wrong")
-    marks = np.flatnonzero(np.frombuffer(read(layout.items), np.uint8))
-    owners = samples.searchsorted(marks, side="right") - 1
-    unread = zip(owners.tolist(), (marks - samples[owners]).tolist(), strict=True)
-    return Content(layout, digest.hexdigest(), tuple(unread))
+    return Content(layout, digest.hexdigest(), tuple(places[k] for k in np.flatnonzero(unread).tolist()))

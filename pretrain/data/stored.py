@@ -2,7 +2,6 @@
 
 import json
 import struct
-import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.data.features import AGAIN, FOLDER, FORMAT, MAX_HEADER, SUMMARY, Layout, path_of
+from pretrain.data.features import AGAIN, FOLDER, FORMAT, MAX_HEADER, SUMMARY, Layout, checksum, path_of
 from pretrain.data.index import Dataset, Files
 from pretrain.sample import CorruptSample, Modality
 
@@ -98,30 +97,33 @@ class Stored:
         folder = self.folders[modality]
         file = folder.files[shard]
         layout = self._layouts.get(file) or self._open(folder, shard, file)
-        first, stop = self._ints(file, layout, "samples", number)
+        if number >= layout.samples:
+            raise ValueError(f"{self._dataset.path / file} has {layout.samples} samples, its shard more; {AGAIN}")
+        first, stop = self._numbers(file, layout, "samples", number, "<qq")
         if not 0 <= first <= first + item < stop <= layout.items:
             raise CorruptSample(f"{file}: no item {item}, the sample has [{first}, {stop}) of {layout.items}")
-        begin, end = self._ints(file, layout, "items", first + item)
+        begin, end = self._numbers(file, layout, "items", first + item, "<qq")
         if not 0 <= begin <= end <= layout.rows:
             raise CorruptSample(f"{file}: item {first + item} has rows [{begin}, {end}) of {layout.rows}")
-        if self._files.read(file, layout.place("unread", first + item), 1) != b"\0":
-            raise CorruptSample(f"{file}: item {item} could not be encoded (see the log of encoding)")
+        (crc,) = self._numbers(file, layout, "crc", first + item, "<I")
+        (unread,) = self._numbers(file, layout, "unread", first + item, "<H")
         size = layout.place("values", end) - layout.place("values", begin)
         span = self._files.read(file, layout.place("values", begin), size)
-        crc = self._files.read(file, layout.place("crc", first + item), 4)
-        if len(span) != size or zlib.crc32(span).to_bytes(4, "little") != crc:
+        if len(span) != size or checksum(number, item, unread, span) != crc:
             raise CorruptSample(
                 f"{file}: item {item}: {len(span)} of {size} bytes read, checksum "
                 f"{'is wrong' if len(span) == size else 'not taken'}"
             )
+        if unread:
+            raise CorruptSample(f"{file}: item {item} could not be read when features were made")
         return np.frombuffer(span, "<u2").reshape(-1, layout.width)
 
-    def _ints(self, file: str, layout: Layout, table: str, first: int) -> tuple[int, int]:
-        """Two neighbours of an int64 table."""
-        both = self._files.read(file, layout.place(table, first), 16)
-        if len(both) != 16:
+    def _numbers(self, file: str, layout: Layout, table: str, first: int, form: str) -> tuple[int, ...]:
+        """An entry of a table, or two neighbours."""
+        data = self._files.read(file, layout.place(table, first), struct.calcsize(form))
+        if len(data) != struct.calcsize(form):
             raise CorruptSample(f"{file}: ends inside its table {table!r}")
-        return struct.unpack("<qq", both)
+        return struct.unpack(form, data)
 
     def _open(self, folder: Folder, shard: str, file: str) -> Layout:
         where = str(self._dataset.path / file)
