@@ -24,6 +24,7 @@ GENE_NAMES = {
 OTHER_NAMES = {"allergenName": "Allergen", "biotechName": "Biotech", "cdAntigenName": "CD_antigen", "innName": "INN"}
 TOPICS = {"online information": "WEB RESOURCE"}
 DOUBTS = {"less than": "<", "greater than": ">", "unknown": "?", "uncertain": "?"}
+MOST_MARKS = 1_500_000  # `<` and `=` in an entry, for each of which a tree takes 100 bytes; titin's has some 200,000
 PARSER = {
     "resolve_entities": False,
     "load_dtd": False,
@@ -40,6 +41,8 @@ def parse(document: bytes) -> Entry:
 
     Raises ValueError for what is not well-formed or lacks a field, SourceError for a sequence that is not as stated.
     """
+    if (marks := document.count(b"<") + document.count(b"=")) > MOST_MARKS:
+        raise ValueError(f"{marks} tags and attributes; {MOST_MARKS} are allowed in an entry")
     try:
         (entry,) = etree.fromstring(document, etree.XMLParser(**PARSER))
     except etree.XMLSyntaxError as error:
@@ -194,7 +197,8 @@ def _where(citation: _Element) -> str:
     year = date[:4]
     if citation.get("type") == "submission":
         month = MONTHS[int(date[5:7]) - 1] + "-" if len(date) > 4 else ""
-        return f"Submitted ({month}{year}) to the {citation.get('db')}."
+        bank = citation.get("db")
+        return f"Submitted ({month}{year}) to {'the ' if bank.endswith('databases') else ''}{bank}."
     if citation.get("type") == "journal article" and citation.get("volume"):
         return f"{name} {citation.get('volume')}:{citation.get('first')}-{citation.get('last')}({year})."
     return f"{name} ({year})." if name else ""

@@ -25,7 +25,7 @@ NEXT |= dict.fromkeys(CITED, NEXT["RN"]) | {"**": re.compile(r"\n(?!\*\*)")}  # 
 GO = b"\nDR   GO; "
 TERM = re.compile(r"\nDR   GO; ([^;\n]*)(?:; .*; (.*))?")
 KEY = re.compile(rb"^AC +([A-Z0-9]+)", re.MULTILINE)
-BLANKS = re.compile(r"[ \t]+$", re.MULTILINE)
+BLANKS = re.compile(rb"(?<![ \t\r])[ \t\r]++$", re.MULTILINE)
 CITATION = re.compile(
     r"\nRN   (?:\[(\d+)\](.*(?:\nRN   (?!\[).*)*+)"
     + "".join(rf"((?:\n{code}   .*)*+)" for code in CITED[1:])
@@ -58,8 +58,8 @@ def pieces(stream: Stream) -> Iterator[tuple[int, bytes]]:
     for at, piece in stream.pieces(MARK, LIMIT):
         entry = piece.lstrip(b"\xef\xbb\xbf\r\n ")
         at += len(piece) - len(entry)
-        if b"\r" in entry:
-            entry = entry.replace(b"\r\n", b"\n")
+        if b"\r" in entry or b" \n" in entry[:400]:  # what leaves blanks at line ends leaves them at the first ones too
+            entry = BLANKS.sub(b"", entry)
         if not stream.marked and entry.strip():
             raise SourceError(
                 "truncated_entry",

@@ -13,14 +13,15 @@ EVIDENCE = re.compile(r"\. ?\{ECO:[^{}]*\}(?=\.)| ?\{ECO:[^{}]*\}")  # `text. {E
 NOTE = r"(?:Ref\.\d+|PubMed:\d+|By similarity|Probable|Potential|Microbial infection)"
 CITATION = re.compile(rf" ?\({NOTE}(?:, {NOTE})*\)")
 BROKEN = re.compile(r"(?<=[^\s-])- (?!(?:and|or|to|versus)\b)")  # a line that ended with a hyphen
-NAME = re.compile(r"(?:RecName|SubName): Full=(.+?)(?: \{ECO:[^{}]*\})?(?=;(?: |$))")
+NAME = re.compile(r"(?:RecName|SubName): Full=(.{1,2000}?)(?: \{ECO:[^{}]*\})?(?=;(?: |$))")
 EC = re.compile(r"\bEC[ =](\d+\.[\dn.-]+)")
 GENE = re.compile(r"ENS[A-Z]*G\d{11}\b")
 MOLECULE = re.compile(r"\[([^\]]{1,200})\]: ?")
 ALSO = re.compile(r"; ([A-Z](?=[a-z]))")  # `Membrane; Multi-pass membrane protein`
 REACTION = re.compile(r"Reaction=(.+?)\.?(?=; *(?:Xref|EC|Evidence|PhysiologicalDirection)=|;? *$)")
-ISOFORM = re.compile(r"IsoId=([^;,\s]+)[^;]*; *Sequence=([^;]+);")
+ISOFORM = re.compile(r"IsoId=([^;,\s]{1,80}+)[^;]{0,2000}+; *+Sequence=([^;]{1,2000}+);")
 SPLICE = re.compile(r"(?:Missing|([A-Z]+) *-> *([A-Z]+))(?= |\.|$)")
+MAX_DESCRIPTION = 1 << 16  # characters; that of a long polyprotein has some 10,000
 
 
 def records(entry: Entry, source: str, position: str) -> Iterator[Record]:
@@ -42,9 +43,11 @@ def terms(entry: Entry) -> tuple[tuple[str, str], ...]:
 
 def about(entry: Entry) -> About:
     """Names, flags and identifiers. Fragment and precursor stand at the end of a description."""
-    said = entry.description
+    said = entry.description[:MAX_DESCRIPTION]
     name = NAME.search(said)
-    flags = said.rpartition("Flags: ")[2] if "Flags: " in said else "" if name else said
+    _, stated, flags = entry.description.rpartition("Flags: ")
+    if not stated:
+        flags = "" if name else said  # before release 14 they were words of the description
     references = entry.cross_references
     genes = (found[0] for ref in references if ref[0] == "Ensembl" for part in ref[1:] if (found := GENE.match(part)))
     return About(

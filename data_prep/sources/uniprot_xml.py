@@ -30,22 +30,19 @@ def pieces(stream: Stream) -> Iterator[tuple[int, bytes]]:
     Raises SourceError for a document type, for an encoding that is not UTF-8, ASCII or Latin-1, for another kind of
     document, and for a file that ends too early.
     """
-    name, opening = stream.name, stream.opening(PROLOG)
-    encoding = _encoding(name, opening)
-    root = closing = b""
-    found = 0
-    rest = b""
+    name = stream.name
+    encoding = _encoding(name, stream.opening(PROLOG))
+    root, closing, found, rest = b"", b"", 0, b""
     for at, piece in stream.pieces(MARK, LIMIT):
-        begin = ENTRY.search(piece)
         _refuse_declarations(name, at, piece)
+        begin = ENTRY.search(piece)
         if not stream.marked:
             rest = piece
             break
         if not begin:
-            raise SourceError(
-                "unparsable_entry", f"{name}: an entry ends at byte {at} that has not begun", f"byte {at}"
-            )
-        before = ASIDE.sub(b"", piece[: begin.start()])
+            said = f"{name}: an entry ends in what follows byte {at}, and none has begun"
+            raise SourceError("unparsable_entry", said, f"byte {at}")
+        before = _between(name, at, piece[: begin.start()])
         if not found:
             root, closing = _root(name, before)
         elif before.strip():
@@ -55,14 +52,24 @@ def pieces(stream: Stream) -> Iterator[tuple[int, bytes]]:
         if encoding:
             entry = entry.decode(encoding).encode()
         yield at + begin.start(), root + entry + MARK + closing
-    if not found and not ENTRY.search(rest):
-        _root(name, ASIDE.sub(b"", rest).partition(b"</")[0])
-    if ENTRY.search(rest) or not CLOSING.search(ASIDE.sub(b"", rest)):
+    inside = ENTRY.search(rest)
+    end = b"" if inside else _between(name, stream.given - len(rest), rest)
+    if not found and not inside:
+        _root(name, end[: end.find(b">", end.find(b"<")) + 1])
+    if not CLOSING.search(end):
         raise SourceError(
             "truncated_entry",
             f"{name}: the file ends before its root element does, after {found} entries; fetch it again",
             f"byte {stream.given}",
         )
+
+
+def _between(name: str, at: int, data: bytes) -> bytes:
+    """What stands before, between or after entries, without comments and instructions."""
+    if len(data) > PROLOG:
+        said = f"{name}: {len(data)} bytes from byte {at} that belong to no entry; {PROLOG} are allowed"
+        raise SourceError("unparsable_entry", said, f"byte {at}")
+    return ASIDE.sub(b"", data)
 
 
 def accession(piece: bytes) -> str:
@@ -85,7 +92,7 @@ def _encoding(name: str, opening: bytes) -> str:
     """What to decode from, or nothing where the bytes are UTF-8 already."""
     declared = ENCODING.search(opening)
     encoding = declared[1].decode("ascii", "replace").lower() if declared else "utf-8"
-    if b"\0" not in opening and not opening.startswith((b"\xff\xfe", b"\xfe\xff")) and encoding in READ:
+    if b"\0" not in opening[:64] and not opening.startswith((b"\xff\xfe", b"\xfe\xff")) and encoding in READ:
         return READ[encoding]
     for codec in (encoding, *WIDE):
         try:
@@ -98,7 +105,7 @@ def _encoding(name: str, opening: bytes) -> str:
 def _root(name: str, prolog: bytes) -> tuple[bytes, bytes]:
     """The root's start and end tag, of what stands before the first entry."""
     root = ROOT.fullmatch(prolog.removeprefix(b"\xef\xbb\xbf"))
-    if not root or len(prolog) > PROLOG:
+    if not root:
         seen = prolog.strip()[:80]
         raise SourceError("unparsable_entry", f"{name}: UniProtKB's XML begins with <uniprot>, this with {seen!r}")
     return root[1], b"</" + root[2] + b">"
