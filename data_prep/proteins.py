@@ -26,6 +26,8 @@ def read(path: str | Path) -> list[Sample]:
 
     Raises ValueError for what is not there, is none of these, or is damaged.
     """
+    if not str(path):
+        raise ValueError("an empty path; give a FASTA file, a structure, a folder of structures or a data set")
     path = Path(path)
     if path.is_dir() and (path / MANIFEST).is_file():
         return list(_prepared(path))
@@ -51,20 +53,20 @@ def _prepared(path: Path) -> Iterator[Sample]:
 
 def _fasta(path: Path) -> Iterator[Sample]:
     with Stream.open(Place(str(path.parent)), path.name) as stream:
-        items = list(Fasta(files=path.name).parse(stream))
-    for item in items:
-        if isinstance(item, SequenceRecord):
-            yield Sample(_key(item.key, path), sequence=_sequence(item.sequence, f"{path}: {item.key}"))
+        for item in Fasta(files=path.name).parse(stream):
+            if isinstance(item, SequenceRecord):
+                yield Sample(_key(item.key, path), sequence=_sequence(item.sequence, f"{path}: {item.key}"))
 
 
 def _structures(root: Path, names: list[str]) -> Iterator[Sample]:
     source = Structures(files=tuple(names), min_residues=1)
     for name in names:
-        for item in source.parse(Stream.open(Place(str(root)), name)):
-            if isinstance(item, Rejection):
-                raise ValueError(f"{root / name}: {item.detail or item.reason}")
-            if isinstance(item, StructureRecord):
-                yield _chain(item, root)
+        with Stream.open(Place(str(root)), name) as stream:
+            for item in source.parse(stream):
+                if isinstance(item, Rejection):
+                    raise ValueError(f"{root / name}: {item.detail or item.reason}")
+                if isinstance(item, StructureRecord):
+                    yield _chain(item, root)
 
 
 def _chain(record: StructureRecord, root: Path) -> Sample:
@@ -111,7 +113,8 @@ def _present(folder: Path) -> list[str]:
     patterns = [f"*{suffix}{packed}" for suffix in STRUCTURE for packed in ("", ".gz")]
     if present := [pattern for pattern in patterns if any(folder.glob(pattern))]:
         return present
-    raise ValueError(f"{folder} has neither structures ({', '.join(STRUCTURE)}, also with .gz) nor a {MANIFEST}")
+    named = f"the current folder, {folder.resolve()}," if folder == Path() else folder  # an empty path is that too
+    raise ValueError(f"{named} has neither structures ({', '.join(STRUCTURE)}, also with .gz) nor a {MANIFEST}")
 
 
 def _suffix(path: Path) -> str:

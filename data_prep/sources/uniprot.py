@@ -131,7 +131,7 @@ class Fasta(Files):
                 continue
             title = text(header).strip()
             key = accession(title)
-            sequence = text(b"".join(body.split())).removesuffix("*").upper()
+            sequence = text(b"".join(body.split())).rstrip("*").upper()
             yield SequenceRecord(key, stream.name, sequence, position)
             if title.startswith(("sp|", "tr|")) and (known := _titled(title)):
                 yield EntryRecord(key, stream.name, known, (), position)

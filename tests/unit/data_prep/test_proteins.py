@@ -84,6 +84,22 @@ def test_a_truncated_gzip_is_a_clear_error(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("end", ["*", "**", "*\n", " *\n\n"])
+def test_a_stop_at_the_end_is_no_residue(tmp_path: Path, end: str) -> None:
+    (sample,) = read(write(tmp_path / "a.fasta", f">a\nMKT\nAYI{end}"))
+    assert sample.sequence == "MKTAYI"
+    with pytest.raises(ValueError, match=r"'\*' in a sequence"):
+        read(write(tmp_path / "a.fasta", f">a\nMKT*\nAYI{end}"))
+
+
+def test_an_empty_path_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^an empty path; give a FASTA file"):
+        read("")
+    with pytest.raises(ValueError, match=rf"^the current folder, {tmp_path}, has neither structures"):
+        read(Path(""))
+
+
 def test_what_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing at"):
         read(tmp_path / "gone")
