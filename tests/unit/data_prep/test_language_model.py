@@ -171,7 +171,7 @@ def test_the_prompt_has_the_facts():
     facts = Facts("P1", terms, about, ("binds calcium ions", "This protein is old"), ("the nucleus",))
     asked = LanguageModelConfig(model="x", prompt="<{facts}>")
     said = prompt(facts, ONTOLOGY, 4, Draw("x"), asked).splitlines()
-    assert said[0] == "<Name: Titin kinase"
+    assert said[0] == "<Name: titin kinase"
     assert said[1:7] == [
         "Organism: Homo sapiens",
         "Enzyme: a transferase of class EC 2.7.11.1",
