@@ -122,7 +122,7 @@ class Fasta(Files):
                 if not piece:
                     continue
             header, _, body = piece.partition(b"\n")
-            position = f"byte {at}"
+            position = f"byte {max(at - 1, 0)}"  # of its `>`
             if len(header) > MAX_HEADER:
                 said = f"a header of {len(header)} bytes, {header[:40]!r}…; {MAX_HEADER} are allowed"
                 if self.on_error == "stop":

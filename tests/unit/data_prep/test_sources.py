@@ -1,75 +1,38 @@
-"""UniProt, FASTA, GAF and tables: what is read, and what each kind of damage is called."""
+"""FASTA, tables that uniprot.org exports, and tables of texts: what is read, and what each kind of damage is called."""
 
 import gzip
 from pathlib import Path
 
 import pytest
+from Bio.SeqUtils.CheckSum import crc64
 
-from data_prep.records import AnnotationRecord, FileSeen, Rejection, SequenceRecord, TextRecord
-from data_prep.sources.files import Files, SourceError, find, resolve
-from data_prep.sources.texts import Texts
-from data_prep.sources.uniprot import Fasta, Uniprot, accession, clean
-
-ENTRY = """ID   TEST_HUMAN              Reviewed;          30 AA.
-AC   P12345; Q99999;
-DT   21-JUL-1986, integrated into UniProtKB/Swiss-Prot.
-DT   21-JUL-1986, sequence version 1.
-DT   29-MAY-2024, entry version 200.
-DE   RecName: Full=Test protein;
-OS   Homo sapiens (Human).
-OC   Eukaryota.
-OX   NCBI_TaxID=9606;
-RN   [1]
-RP   NUCLEOTIDE SEQUENCE.
-RX   PubMed=1;
-RA   Doe J.;
-RL   Nature 1:1-2(1986).
-CC   -!- FUNCTION: Binds {what} (PubMed:123, PubMed:456). Moves things.
-CC       {{ECO:0000269|PubMed:123}}.
-CC   -!- SUBUNIT: Monomer.
-DR   GO; GO:0005524; F:ATP binding; IEA:UniProtKB-KW.
-PE   1: Evidence at protein level;
-SQ   SEQUENCE   30 AA;  3000 MW;  0000000000000000 CRC64;
-     MKTAYIAKQR QISFVKSHFS RQLEERLGLI
-//
-"""
-
-
-def read(source: Files, tmp_path: Path, data: bytes | str, name: str = "file") -> list:
-    (tmp_path / name).write_bytes(data.encode() if isinstance(data, str) else data)
-    return list(source.read(tmp_path, (name,)))
-
-
-def records(items: list) -> list:
-    return [item for item in items if not isinstance(item, FileSeen)]
-
-
-def test_an_entry_gives_sequence_text_and_terms(tmp_path):
-    sequence, text, terms, seen = read(Uniprot(files="file"), tmp_path, ENTRY.format(what="ATP"))
-    assert sequence == SequenceRecord("P12345", "file", "MKTAYIAKQRQISFVKSHFSRQLEERLGLI")
-    assert (text.key, text.text.text, text.text.origin) == ("P12345", "Binds ATP. Moves things.", "uniprot:function")
-    assert terms == AnnotationRecord("P12345", "file", (("GO:0005524", "IEA"),))
-    assert seen.bytes == len(ENTRY.format(what="ATP"))
-
-
-def test_gzip_is_opened_by_its_bytes_not_its_name(tmp_path):
-    packed = gzip.compress(ENTRY.format(what="ATP").encode())
-    assert len(records(read(Uniprot(files="file"), tmp_path, packed))) == 3
-
-
-@pytest.mark.parametrize(
-    ("raw", "said"),
-    [
-        ("Cleaves X (By similarity). {ECO:0000250}.", "Cleaves X."),
-        ("Binds Y (PubMed:1, PubMed:2, Ref.3).", "Binds Y."),
-        (
-            "[Isoform 2]: Inhibits Z (in vitro) {ECO:0000269|PubMed:9, ECO:0000305}.",
-            "[Isoform 2]: Inhibits Z (in vitro).",
-        ),
-    ],
+from data_prep.places import Place
+from data_prep.records import (
+    AnnotationRecord,
+    EntryRecord,
+    FileSeen,
+    Item,
+    Record,
+    Rejection,
+    SequenceRecord,
+    TextRecord,
 )
-def test_comments_lose_evidence_and_citations(raw, said):
-    assert clean(raw) == said
+from data_prep.sources.files import Files, Slice, SourceError
+from data_prep.sources.texts import Texts
+from data_prep.sources.uniprot import MAX_HEADER, Fasta, UniprotTable, accession
+from pretrain.sample import About
+
+PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "uniprot"
+
+
+def read(source: Files, folder: Path, data: bytes | str, name: str = "file") -> list[Item]:
+    (folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
+    place = Place(str(folder))
+    return list(source.read(place, Slice((name,)), place))
+
+
+def kept(items: list[Item]) -> list[Item]:
+    return [item for item in items if not isinstance(item, FileSeen)]
 
 
 @pytest.mark.parametrize(
@@ -81,78 +44,221 @@ def test_comments_lose_evidence_and_citations(raw, said):
         ("AFDB:AF-A0A1W2PQ64-F1 Some protein", "A0A1W2PQ64"),
         ("P04710", "P04710"),
         ("sp|P12345-2|TEST_HUMAN Isoform 2", "P12345-2"),
+        ("UniRef50_P12345 Cluster: x", "UniRef50_P12345"),
+        ("", ""),
     ],
 )
-def test_accession_of_a_header(header, expected):
+def test_accession_of_a_header(header: str, expected: str) -> None:
     assert accession(header) == expected
 
 
-def test_fasta(tmp_path):
-    items = records(read(Fasta(files="file"), tmp_path, ">P1 x\nMKT\nayi*\n\n>P2\nGG\n"))
-    assert items == [SequenceRecord("P1", "file", "MKTAYI"), SequenceRecord("P2", "file", "GG")]
+@pytest.mark.parametrize(
+    "data",
+    [">P1 x\nMKT\nayi*\n\n>P2\nGG\n", "\n\n>P1 x\r\nMKT\r\nayi*\r\n\r\n>P2\r\nGG", "\ufeff>P1\nMKTAYI\n>P2\nG G"],
+)
+def test_fasta(tmp_path: Path, data: str) -> None:
+    first, second = kept(read(Fasta(files="file"), tmp_path, data))
+    assert isinstance(first, SequenceRecord) and isinstance(second, SequenceRecord)
+    assert [(item.key, item.sequence) for item in (first, second)] == [("P1", "MKTAYI"), ("P2", "GG")]
+    assert second.position == f"byte {data.encode().index(b'>P2')}"
+    assert first.position == ("byte 2" if data.startswith("\n\n") else "byte 0")
 
 
-def test_tables(tmp_path):
-    texts = records(read(Texts(files="t.csv", name="sgd"), tmp_path, 'uniprot,description\nP1,"A, B"\nP2,\n', "t.csv"))
-    assert [(t.key, t.text.text, t.text.origin) for t in texts if isinstance(t, TextRecord)] == [("P1", "A, B", "sgd")]
+def test_a_header_of_uniprot_says_more(tmp_path: Path) -> None:
+    coli = "Escherichia coli (strain K12)"
+    headers = {
+        f"sp|P12345-2|TEST_ECOLI Isoform 2 of X (Fragment) OS={coli} OX=83333 GN=tst PE=1 SV=2": About(
+            "Isoform 2 of X", coli, 83333, fragment=True
+        ),
+        "tr|A0A0S1XBG1|A0A0S1XBG1_9EURY L-asparaginase OS=Thermococcus barophilus GN=T1 PE=4 SV=1": About(
+            "L-asparaginase", "Thermococcus barophilus"
+        ),
+        "sp|P1|X_Y A name": About("A name"),
+        "sp|P2|X_Y": About(),
+    }
+    data = "".join(f">{header}\nMKT\n" for header in headers)
+    found = [item.about for item in read(Fasta(files="file"), tmp_path, data) if isinstance(item, EntryRecord)]
+    assert found == [about for about in headers.values() if about]
 
 
-def test_tables_as_editors_leave_them(tmp_path):
-    table = b'\xef\xbb\xbfuniprot\tdescription\r\nP1\t"unpaired quote\r\n\r\nP2\tthe "NTC" complex\r\nP3\t\r\n\r\n'
-    items = read(Texts(files="x.*"), tmp_path, table, "x.tsv")
-    kept = [item.text.text for item in items if isinstance(item, TextRecord)]
-    assert kept == ['"unpaired quote', 'the "NTC" complex']
-    (empty,) = [item for item in items if isinstance(item, Rejection)]
-    assert (empty.reason, empty.key, empty.detail) == ("empty_text", "P3", "line 5")
-    long = "long " * 40_000
-    (record, _) = read(Texts(files="x.*"), tmp_path, f"uniprot\tdescription\nP1\t{long}\n".encode(), "x.tsv")
-    assert record.text.text == long.strip()
-    with pytest.raises(SourceError, match=r"x\.csv, line 3: unexpected end of data"):
-        read(Texts(files="x.*"), tmp_path, b'uniprot,description\nP1,"not closed\nP2,x\n', "x.csv")
+@pytest.mark.skipif(not PACK.is_dir(), reason="no pack beside the checkout")
+def test_real_fasta_files() -> None:
+    place, found = Place(str(PACK)), {}
+    for name in place.find("**/*.fasta*"):
+        for item in Fasta(files=name).read(place, Slice((name,)), place):
+            assert not isinstance(item, Rejection)
+            if isinstance(item, EntryRecord):
+                assert (item.about.name and item.about.organism and item.about.taxon) or "sample_20000" in name
+            if isinstance(item, SequenceRecord):
+                assert item.key and item.sequence.isalpha()
+                found[name] = found.get(name, 0) + 1
+    assert found["uniprot_sample_20000.fasta.gz"] == 20_000
+    assert found["proteomes/saccharomyces_cerevisiae_UP000002311.fasta.gz"] == 6059
 
 
-def test_a_table_without_its_column_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"no column \['description'\] in its header \['uniprot', 'text'\]"):
-        read(Texts(files="t.tsv"), tmp_path, "uniprot\ttext\nP1\tx\n", "t.tsv")
+def test_byte_ranges_of_fasta_give_every_entry_once(tmp_path: Path) -> None:
+    data = "".join(f">P{i}\n{'MKTAYIAKQR' * (i % 5)}\n" for i in range(300)).encode()
+    whole = kept(read(Fasta(files="file"), tmp_path, data))
+    place = Place(str(tmp_path))
+    for step in (1000, 997, 61):
+        slices = [Slice(("file",), at, min(at + step, len(data))) for at in range(0, len(data), step)]
+        assert kept([item for part in slices for item in Fasta(files="file").read(place, part, place)]) == whole
+
+
+def test_an_overlong_header_is_refused(tmp_path: Path) -> None:
+    long = f">P1 {'x' * MAX_HEADER}\nMKT\n"
+    with pytest.raises(SourceError, match="a header of 65539 bytes") as error:
+        read(Fasta(files="file"), tmp_path, ">P0\nMK\n" + long)
+    assert (error.value.reason, error.value.position) == ("overlong_header", "byte 7")
+    first, refused, last = kept(
+        read(Fasta(files="file", on_error="reject"), tmp_path, ">P0\nMK\n" + long + ">P2\nMK\n")
+    )
+    assert isinstance(first, SequenceRecord) and isinstance(last, SequenceRecord)
+    assert refused == Rejection("overlong_header", "P1", "file", refused.detail, "byte 7")  # type: ignore[union-attr]
+    with pytest.raises(SourceError, match="no end after") as error:
+        read(Fasta(files="file"), tmp_path, gzip.compress(b">" + b"x" * (40 << 20)))
+    assert error.value.reason == "overlong_entry"
 
 
 @pytest.mark.parametrize(
     ("data", "reason", "said"),
     [
         (b"", "empty_file", "the file is empty"),
+        (b"\n \n", "empty_file", "the file is empty"),
+        (gzip.compress(b""), "empty_file", "the file is empty"),
         (gzip.compress(b">P1\n" + b"MKT" * 500)[:-20], "truncated_gzip", "is damaged"),
         (b"\x1f\x8bgarbage", "truncated_gzip", "is damaged"),
         (b"no fasta", "unparsable_entry", "FASTA begins with '>'"),
+        (b"\x80\x04\x95pickle", "unparsable_entry", "FASTA begins with '>'"),
+        (b"<!DOCTYPE html>\n<html>", "html_reply", "a web page"),
     ],
 )
-def test_a_damaged_file_stops_or_is_rejected(tmp_path, data, reason, said):
+def test_a_damaged_file_stops_or_is_rejected(tmp_path: Path, data: bytes, reason: str, said: str) -> None:
     with pytest.raises(SourceError, match=said) as error:
         read(Fasta(files="file"), tmp_path, data)
     assert error.value.reason == reason
-    (refused,) = read(Fasta(files="file", on_error="reject"), tmp_path, data)
+    *_, refused = read(Fasta(files="file", on_error="reject"), tmp_path, data)
     assert isinstance(refused, Rejection)
     assert (refused.reason, refused.source) == (reason, "file")
 
 
-@pytest.mark.parametrize("data", ["ID   broken\nXX\n", ENTRY.format(what="ATP")[:-400]])
-def test_a_broken_flat_file_names_the_entry(tmp_path, data):
-    with pytest.raises(ValueError, match="file: entry 1 is not a UniProt flat-file entry"):
-        read(Uniprot(files="file"), tmp_path, data)
+SEQUENCE = "MKTAYIAKQRQISFVKSHFS"
+COLUMNS = (
+    "Entry", "Reviewed", "Entry Name", "Protein names", "Gene Names", "Organism", "Organism (ID)", "Length", "Mass",
+    "Sequence", "Gene Ontology IDs", "Function [CC]", "Subcellular location [CC]", "Catalytic activity", "EC number",
+    "PDB", "Ensembl", "Fragment",
+)  # fmt: skip
+ROW = (
+    "P12345",
+    "reviewed",
+    "TEST_HUMAN",
+    "Test protein (TP) (EC 2.7.11.1) (EC 3.6.4.13) (Other (name)) [Cleaved into: Part 1; Part 2] (Fragment)",
+    "TST T1",
+    "Escherichia coli (strain K12)",
+    "83333",
+    "20",
+    "2,300",
+    SEQUENCE,
+    "GO:0005524; GO:0005886",
+    "FUNCTION: Binds ATP (PubMed:1). {ECO:0000269|PubMed:1}.; FUNCTION: [Isoform 2]: Does not. {ECO:0000305}.",
+    "SUBCELLULAR LOCATION: Cell membrane {ECO:0000305}; Multi-pass membrane protein {ECO:0000305}.",
+    "CATALYTIC ACTIVITY: Reaction=A + B = C; Xref=Rhea:RHEA:1; Evidence={ECO:0000305}; ",
+    "2.7.11.1; 3.6.4.13",
+    "1ABC;2DEF;",
+    "ENST00000269305.9 [P12345-1];ENSG00000141510.18;",
+    "fragment",
+)
 
 
-def test_missing_files_and_folders_say_what_is_missing(tmp_path):
-    with pytest.raises(ValueError, match="the folder does not exist"):
-        find(tmp_path, ("nowhere/*.cif",))
-    with pytest.raises(ValueError, match="nothing there matches"):
-        find(tmp_path, ("*.cif",))
+def table(*rows: dict[str, str] | tuple[str, ...], columns: tuple[str, ...] = COLUMNS) -> str:
+    told = [row if isinstance(row, tuple) else [row.get(name, "") for name in columns] for row in rows]
+    return "".join("\t".join(cells) + "\n" for cells in (columns, *told))
 
 
-def test_roots(tmp_path, monkeypatch):
-    monkeypatch.setenv("A_ROOT", str(tmp_path))
-    monkeypatch.delenv("NO_ROOT", raising=False)
-    assert resolve("$A_ROOT") == tmp_path
-    assert (resolve("package:data_prep/sample") / "README.md").is_file()
-    with pytest.raises(ValueError, match="the environment has no NO_ROOT"):
-        resolve("$NO_ROOT")
-    with pytest.raises(ValueError, match="no folder at"):
-        resolve(str(tmp_path / "nowhere"))
+def test_a_table_of_uniprot(tmp_path: Path) -> None:
+    sequence, entry, terms, *texts, seen = read(UniprotTable(files="file"), tmp_path, table(ROW))
+    position = f"byte {len(table())}"
+    assert isinstance(seen, FileSeen) and sequence == SequenceRecord("P12345", "file", SEQUENCE, position)
+    assert isinstance(entry, EntryRecord) and entry.about == About(
+        name="Test protein",
+        organism="Escherichia coli (strain K12)",
+        taxon=83333,
+        fragment=True,
+        ec=("2.7.11.1", "3.6.4.13"),
+        genes=("ENSG00000141510",),
+        pdb=("1ABC", "2DEF"),
+    )
+    assert terms == AnnotationRecord("P12345", "file", (("GO:0005524", "NR"), ("GO:0005886", "NR")), position)
+    assert [(item.text.origin, item.text.text) for item in texts if isinstance(item, TextRecord)] == [
+        ("uniprot:function", "Binds ATP."),
+        ("uniprot:function", "[Isoform 2]: Does not."),
+        ("uniprot:subcellular_location", "Subcellular location: Cell membrane, multi-pass membrane protein."),
+        ("uniprot:catalytic_activity", "Catalyzes the reaction A + B = C."),
+    ]
+
+
+@pytest.mark.parametrize("columns", [("Entry", "Sequence"), ("Gene Ontology IDs", "Entry"), ("PDB", "Entry", "Mass")])
+def test_any_of_the_columns_will_do(tmp_path: Path, columns: tuple[str, ...]) -> None:
+    known: dict[str, str] = dict(zip(COLUMNS, ROW, strict=True))
+    full, bare, _ = read(UniprotTable(files="file"), tmp_path, table(known, {"Entry": "P2"}, columns=columns))
+    assert isinstance(full, Record) and full.key == "P12345"
+    assert isinstance(bare, Rejection) and (bare.reason, bare.key) == ("empty_entry", "P2")
+
+
+def test_a_table_is_held_to_its_lengths_and_checksums(tmp_path: Path) -> None:
+    columns, checksum = ("Entry", "Length", "Sequence", "Checksum"), crc64(SEQUENCE).removeprefix("CRC-")
+    good = ("P1", "20", SEQUENCE, checksum)
+    for bad, said in (
+        (("P2", "21", SEQUENCE, checksum), "21 residues are stated, 20 are there"),
+        (("P2", "20", SEQUENCE[::-1], checksum), f"checksum {checksum} is stated"),
+    ):
+        data = table(good, bad, ("P3", *good[1:]), columns=columns)
+        with pytest.raises(SourceError, match=rf"file: entry P2 at byte \d+: {said}") as error:
+            read(UniprotTable(files="file"), tmp_path, data)
+        assert error.value.reason == "checksum_mismatch"
+        first, refused, last = kept(read(UniprotTable(files="file", on_error="reject"), tmp_path, data))
+        assert isinstance(refused, Rejection) and (refused.reason, refused.key) == ("checksum_mismatch", "P2")
+        assert [item.key for item in (first, last) if isinstance(item, SequenceRecord)] == ["P1", "P3"]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty_file"),
+        (b"Error messages\nInvalid query", "unparsable_table"),
+        (b"<html><body>429</body></html>", "html_reply"),
+        (table(ROW).encode()[:-100], "unparsable_line"),
+        (table(ROW).replace("\t20\t", "\ttwenty\t").encode(), "unparsable_line"),
+        (gzip.compress(table(ROW).encode())[:-30], "truncated_gzip"),
+    ],
+)
+def test_a_damaged_table_of_uniprot(tmp_path: Path, data: bytes, reason: str) -> None:
+    with pytest.raises(SourceError) as error:
+        read(UniprotTable(files="file"), tmp_path, data)
+    assert error.value.reason == reason
+
+
+def test_tables_of_texts(tmp_path: Path) -> None:
+    texts = read(Texts(files="t.csv", name="sgd"), tmp_path, 'uniprot,description\nP1,"A, B"\nP2,\n', "t.csv")
+    assert [(t.key, t.text.text, t.text.origin) for t in texts if isinstance(t, TextRecord)] == [("P1", "A, B", "sgd")]
+
+
+def test_tables_as_editors_leave_them(tmp_path: Path) -> None:
+    table = b'\xef\xbb\xbfuniprot\tdescription\r\nP1\t"unpaired quote\r\n\r\nP2\tthe "NTC" complex\r\nP3\t\r\n\r\n'
+    items = read(Texts(files="x.*"), tmp_path, table, "x.tsv")
+    assert [item.text.text for item in items if isinstance(item, TextRecord)] == [
+        '"unpaired quote',
+        'the "NTC" complex',
+    ]
+    (empty,) = [item for item in items if isinstance(item, Rejection)]
+    assert (empty.reason, empty.key, empty.position) == ("empty_text", "P3", f"byte {table.index(b'P3')}")
+    long = "long " * 40_000
+    (record, _) = read(Texts(files="x.*"), tmp_path, f"uniprot\tdescription\nP1\t{long}\n".encode(), "x.tsv")
+    assert isinstance(record, TextRecord) and record.text.text == long.strip()
+    with pytest.raises(SourceError, match=r"x\.csv, line 3: unexpected end of data"):
+        read(Texts(files="x.*"), tmp_path, b'uniprot,description\nP1,"not closed\nP2,x\n', "x.csv")
+
+
+def test_a_table_without_its_column_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no column \['description'\] in its header \['uniprot', 'text'\]"):
+        read(Texts(files="t.tsv"), tmp_path, "uniprot\ttext\nP1\tx\n", "t.tsv")
