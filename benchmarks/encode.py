@@ -2,8 +2,8 @@
 
 python benchmarks/encode.py [DATA] [--quick] [--json FILE]    DATA: a prepared data set; by default the package's sample
 
-DATA keeps the features. Both are runs of `pretrain.train` on amma/tiny in processes of their own, in turn, one rank; a figure is the median
-step, its data included, without the first ten. Ours reads features, the peer computes them.
+DATA keeps the features. Both are runs of `pretrain.train` on amma/tiny in processes of their own, in turn, one rank; a
+figure is the median step, its data included, without the first ten. Ours reads features, the peer computes them.
 """
 
 import json

@@ -115,11 +115,12 @@ def test_a_batch_moves_whole_nested_records_and_mappings_too() -> None:
         structure=Structures(zeros(0, 4, 3), zeros(0, 4), zeros(0), zeros(0), zeros(0), offsets),
         function=Texts(zeros(0), offsets),
         image=Images(zeros(0, 4, 2, 2), zeros(0, 4), offsets),
+        stored={Modality.IMAGE: Tokens(zeros(0, 3, dtype=torch.bfloat16), offsets, zeros(0))},
     )
     moved = batch.to("meta")
-    records = (moved, moved.sequence, moved.structure, moved.function, moved.image)
+    records = (moved, moved.sequence, moved.structure, moved.function, moved.image, moved.stored[Modality.IMAGE])
     found = [value for record in records for value in vars(record).values() if isinstance(value, torch.Tensor)]
     found += list(moved.lengths.values())
-    assert len(found) == 19 and all(tensor.device.type == "meta" for tensor in found)
+    assert len(found) == 22 and all(tensor.device.type == "meta" for tensor in found)
     assert (moved.keys, moved.seed, moved.step, len(moved)) == (("a",), 1, 2, 1)
     assert set(moved.lengths) == set(Modality)

@@ -25,3 +25,16 @@ def test_a_resume_names_what_changed_and_nothing_else() -> None:
     with pytest.raises(ValueError, match=r"another limits, model: .*crop was 64, is 32; .*depth was 2, is 3") as error:
         check_identity(found, now)
     assert "width" not in str(error.value) and "seed" not in str(error.value)
+
+
+def test_a_resume_compares_what_no_weight_shows_where_it_was_recorded() -> None:
+    def found(encoder: dict[str, str]) -> Checkpoint:
+        return Checkpoint(Path("r/c/step-00000001"), 1, 1, 1, {}, {"identity": {"encoders": {"sequence": encoder}}})
+
+    now = {"encoders": {"sequence": {"sha256": "ab", "features": "esm-1", "weights": "a.pt"}}}
+    check_identity(found({"sha256": "ab", "features": "esm-1", "weights": "b.pt"}), now)
+    check_identity(found({"sha256": "ab"}), now)  # begun before settings had a name
+    with pytest.raises(ValueError, match=r"sequence\.features was 'esm-2', is 'esm-1'"):
+        check_identity(found({"sha256": "ab", "features": "esm-2"}), now)
+    with pytest.raises(ValueError, match=r"sequence\.sha256 was 'cd', is 'ab'"):
+        check_identity(found({"sha256": "cd"}), now)
