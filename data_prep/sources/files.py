@@ -127,7 +127,7 @@ class Stream(io.RawIOBase):
         begun = b""
         while len(begun) < size and (part := self.read(size - len(begun))):
             begun += part
-        self._ahead = begun
+        self._ahead = begun + self._ahead
         text = begun.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
         if not text:
             raise self._empty()
