@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from data_prep.prepare import PrepareConfig
     from pretrain.embeddings import Embeddings, Hit
     from pretrain.inference import Exported
 
@@ -32,6 +33,12 @@ def prepare(
     out: Annotated[str | None, typer.Option(help="The data set's folder or URL; runs/NAME by default.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Ray tasks at a time; 0 does without Ray.")] = None,
     address: Annotated[str | None, typer.Option(help="An existing Ray cluster: auto, or its address.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be read.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost, by reading a part.")] = False,
+    expect: Annotated[
+        list[str] | None, typer.Option(metavar="KIND=N", help="With --plan: records of a source when it is whole.")
+    ] = None,
+    residues: Annotated[float, typer.Option(min=0, help="With --plan: their mean length, if the part differs.")] = 0,
 ) -> None:
     """Turn raw public files into shards."""
     from data_prep.prepare import PrepareConfig
@@ -41,6 +48,9 @@ def prepare(
     given = {"workers": workers, "address": address}
     more = [f"{name}={value}" for name, value in given.items() if value is not None]
     loaded = load(PrepareConfig, config, [*(overrides or []), *more])
+    if dry_run or plan:
+        _foresee(loaded, plan, expect or [], residues)
+        return
     folder = out or f"runs/{loaded.name}"
     manifest = write(loaded, folder)
     for split, groups in manifest.splits.items():
@@ -93,6 +103,12 @@ def encode(
     data: Annotated[str | None, typer.Option(help="The data set; the configuration's data.path by default.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Ray actors; 0 does without Ray.")] = 2,
     address: Annotated[str | None, typer.Option(help="An existing Ray cluster: auto, or its address.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be read.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost, by reading a part.")] = False,
+    expect: Annotated[
+        list[str] | None, typer.Option(metavar="KIND=N", help="With --plan: records of a source when it is whole.")
+    ] = None,
+    residues: Annotated[float, typer.Option(min=0, help="With --plan: their mean length, if the part differs.")] = 0,
     tokens: Annotated[int | None, typer.Option(min=1, help="Residues, word pieces or patches of a batch.")] = None,
 ) -> None:
     """Store what a training configuration's frozen encoders make of its data set; training then reads it."""
@@ -107,6 +123,34 @@ def encode(
         print(f"{'':12} {each.files - each.fresh:,} of {each.files:,} files were there and hold")
         for name in each.unread:
             print(f"{'':12} could not be read: {name}")
+
+
+@app.command()
+def inspect(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A data set: a folder, or s3://….")],
+    key: Annotated[str, typer.Argument(help="A protein's key: its accession.")],
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures: a file, or a folder for it.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a picture of its structure or image.")] = None,
+) -> None:
+    """Show one protein of a data set."""
+    import shutil
+
+    from data_prep import ontology
+    from data_prep.lookup import find
+    from data_prep.places import Place
+    from data_prep.poster import landing, poster, snapshot
+    from data_prep.sheet import sheet
+
+    place = Place(data)
+    found, terms = find(place, key), ontology.read(place)
+    for line in sheet(found, terms, max(min(shutil.get_terminal_size((100, 24)).columns, 120), 40)):
+        print(line)
+    if html:
+        landing(html, key, ".html").write_text(poster(found, terms), encoding="utf-8")
+        print(landing(html, key, ".html"))
+    if png:
+        landing(png, key, ".png").write_bytes(snapshot(found.sample))
+        print(landing(png, key, ".png"))
 
 
 @app.command()
@@ -199,6 +243,25 @@ def version() -> None:
 
     for name in ("fourfold", "torch", "deepspeed", "ray", "transformers", "torch-geometric"):
         print(f"{name} {metadata.version(name)}")
+
+
+def _foresee(config: "PrepareConfig", plan: bool, expect: list[str], residues: float) -> None:
+    """What a preparation would read, and with `plan` what it would cost."""
+    from rich.console import Console
+
+    from data_prep import estimate
+
+    console = Console()
+    console.print(estimate.listed(estimate.dry_run(config)))
+    if plan:
+        try:
+            wanted = {kind: float(number) for kind, _, number in (each.partition("=") for each in expect)}
+        except ValueError:
+            raise ValueError(
+                f"--expect {' '.join(expect)}: give a source's kind and a number, structures=214e6"
+            ) from None
+        for part in estimate.told(estimate.plan(config, expect=wanted, residues=residues), config):
+            console.print(part)
 
 
 def _search(

@@ -9,6 +9,7 @@ identity, then resolution, then pLDDT.
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
+from hashlib import blake2b
 
 import numpy as np
 
@@ -147,17 +148,16 @@ def _terms(records: list[AnnotationRecord], ontology: Ontology, config: JoinConf
 
 
 def _images(records: list[ImageRecord], config: JoinConfig, rejected: list[Rejection]) -> tuple[Image, ...]:
-    """The first `max_images` by id, one of each id."""
-    records = sorted(records, key=lambda record: record.image.id)
+    """One of each id; of more than `max_images` those with the smallest hashes, so that they are of many fields."""
     images: dict[str, Image] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: (blake2b(record.image.id.encode()).digest(), record.source)):
         if record.image.id in images:
             rejected.append(Rejection("duplicate_image", record.key, record.source, record.image.id, record.position))
         elif len(images) >= config.max_images:
             rejected.append(Rejection("beyond_max_images", record.key, record.source, record.image.id, record.position))
         else:
             images[record.image.id] = record.image
-    return tuple(images.values())
+    return tuple(image for _, image in sorted(images.items()))
 
 
 def _structures(

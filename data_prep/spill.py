@@ -54,19 +54,21 @@ def partition(key: str, partitions: int) -> int:
 
 
 class Spill:
-    """One task's records → `<folder>/0000.run`, `0001.run`, …; `runs` are their names."""
+    """One task's records → `<folder>/0000.run`, `0001.run`, …; `runs` are their names, `spilled` the records' bytes."""
 
     def __init__(self, folder: Path, partitions: int, held: int = HELD) -> None:
         self.folder, self.partitions, self.limit = folder, partitions, held
         self.runs: list[str] = []
         self._records: list[tuple[int, bytes, int, int, bytes]] = []
         self._held = 0
+        self.spilled = 0
 
     def add(self, record: Record) -> None:
         data, key = dumps(record), record.key.encode()
         where = partition(record.key, self.partitions)
         self._records.append((where, key, len(self._records), CODES[type(record)], data))
         self._held += len(data) + COST
+        self.spilled += len(data)
         if self._held > self.limit:
             self.flush()
 

@@ -166,11 +166,15 @@ def test_nothing_left_is_no_sample():
 
 
 def test_images_are_capped():
-    images = [ImageRecord("P1", "m", Image(f"i{n}", b"png")) for n in (2, 1, 1, 3)]
-    sample, rejected = joined(*images, max_images=2)
+    images = [ImageRecord("P1", "m", Image(f"field{n // 10}_cell{n % 10}", b"png")) for n in range(40)]
+    sample, rejected = joined(*images, images[3], max_images=8)
     assert sample is not None
-    assert [image.id for image in sample.images] == ["i1", "i2"]
-    assert sorted(r.reason for r in rejected) == ["beyond_max_images", "duplicate_image"]
+    ids = [image.id for image in sample.images]
+    assert ids == sorted(ids) and len(ids) == 8
+    assert len({id.partition("_")[0] for id in ids}) > 2  # not those of the first field alone
+    assert sorted({r.reason for r in rejected}) == ["beyond_max_images", "duplicate_image"]
+    again, _ = joined(*images[::-1], max_images=8)
+    assert again and [image.id for image in again.images] == ids
 
 
 @pytest.mark.parametrize(
