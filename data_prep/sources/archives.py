@@ -24,6 +24,7 @@ FILES, FOLDER = (b"0", b"\0", b"7"), b"5"
 LINKS, DEVICES = (b"1", b"2"), (b"3", b"4", b"6")
 NO_DATA = (*LINKS, *DEVICES, FOLDER)  # whatever their size says
 LONG_NAME, PAX = b"L", b"x"
+RECORD = re.compile(rb"(\d{1,6}) ")
 EXTRA = (LONG_NAME, PAX, b"K", b"g")  # headers before a member's own; a link's name and what is true of all are unused
 
 
@@ -45,9 +46,7 @@ def looks_like(head: bytes) -> bool:
 def members(stream: Stream, wanted: Callable[[str], bool], limit: int, end: int | None = None) -> Iterator[Member]:
     """The wanted members, and the refused ones. limit: bytes of a member. end: where the stream's range ends."""
     reader = _Reader(stream)
-    if stream.begin:
-        reader.find_header(end)
-    blank = False
+    blank = reader.find_header(end) if stream.begin else False
     while end is None or reader.at < end:
         start = reader.at
         try:
@@ -107,16 +106,20 @@ class _Reader:
             raise self.broken("truncated_archive", f"it ends within {name}, after {ended}") from ended
         return data
 
-    def find_header(self, end: int | None) -> None:
-        """Go to the first block that is a header, or to the end."""
+    def find_header(self, end: int | None) -> bool:
+        """Go to the first block that is a header, or to the end; whether the block before it is blank."""
+        block = b""
         while end is None or self.at < end:
+            before = block
             try:
                 block = self.take(BLOCK, "a header")
             except _Ended:
-                return
+                break
             if _header(block) is not None:
                 self._ahead, self.at = block, self.at - BLOCK
-                return
+                block = before
+                break
+        return not block.strip(b"\0")
 
     def broken(self, reason: str, problem: str) -> SourceError:
         after = f"after {self.last}" if self.last else "at its begin"
@@ -140,7 +143,7 @@ def _header(block: bytes) -> tuple[str, int, bytes] | None:
 
 def _member(reader: _Reader, block: bytes, wanted: Callable[[str], bool], limit: int) -> Member | None:
     """The member whose first header this is; None if it is not wanted."""
-    long_name, long_size, overlong = "", None, 0
+    long_name, long_size, overlong, broken = "", None, 0, False
     for _ in range(MAX_HEADERS):
         header = _header(block)
         if header is None:
@@ -152,20 +155,25 @@ def _member(reader: _Reader, block: bytes, wanted: Callable[[str], bool], limit:
         content = reader.content(f"a header of {name}", size, keep=size <= MAX_EXTRA)
         if kind == LONG_NAME:
             long_name = _text(content)
-        elif kind == PAX:
+        elif kind == PAX and size <= MAX_EXTRA:
             told = _pax(content)
-            long_name = told.get("path", long_name)
-            long_size = int(told["size"]) if re.fullmatch(r"\d{1,15}", told.get("size", "")) else None
+            broken = told is None
+            long_name = (told or {}).get("path", long_name)
+            long_size = (told or {}).get("size")
         try:
             block = reader.take(BLOCK, "a header")
         except _Ended as ended:
             raise reader.broken("truncated_archive", f"it ends before the member; there are {ended}") from ended
     else:
         raise reader.broken("broken_archive", f"{MAX_HEADERS} headers of one member")
-    name, size = long_name or name, size if long_size is None else long_size
+    if long_size is not None:
+        if not re.fullmatch(r"\d{1,15}", long_size):
+            raise reader.broken("broken_archive", f"{name} is of {long_size[:20]!r} bytes")
+        size = int(long_size)
+    name = long_name or name
     refused, detail = _refusal(name, kind, size, limit)
-    if overlong:
-        refused, detail = "archive_name", f"a header of {overlong} bytes for its name"
+    if overlong or broken:
+        refused, detail = "archive_name", f"a header of {overlong} bytes" if overlong else "a header that is no header"
     if kind in NO_DATA:
         size = 0
     if kind == FOLDER or not (refused or wanted(name)):
@@ -194,17 +202,17 @@ def _refusal(name: str, kind: bytes, size: int, limit: int) -> tuple[str, str]:
     return "", ""
 
 
-def _pax(content: bytes) -> dict[str, str]:
-    """`30 path=…\\n` records; what follows one that lies of its length is left out."""
+def _pax(content: bytes) -> dict[str, str] | None:
+    """`30 path=…\\n` records; None if one of them lies of its length."""
     found, at = {}, 0
-    while match := re.compile(rb"(\d{1,6}) ").match(content, at):
+    while match := RECORD.match(content, at):
         end = at + int(match[1])
         key, equals, value = content[match.end() : end - 1].partition(b"=")
-        if end > len(content) or end <= match.end() or not equals:
-            break
+        if not match.end() < end <= len(content) or content[end - 1] != ord("\n") or not equals:
+            return None
         found[_text(key)] = value.decode("utf-8", "replace")
         at = end
-    return found
+    return found if at == len(content) else None
 
 
 def _number(field: bytes) -> int | None:

@@ -19,6 +19,7 @@ from pretrain.sample import BACKBONE
 
 READ = (*BACKBONE, "CB")  # CB is never stored: 3Di states are exact with it
 NONE = int(np.iinfo(np.int32).min)  # a residue number that is not given
+MAX_VALUE = 64  # characters of a value that is used
 NAMES = [name.encode() for name in READ]
 Text, Real, Whole = NDArray[np.bytes_], NDArray[np.float64], NDArray[np.int64]
 DOT, QUERY = b".?"

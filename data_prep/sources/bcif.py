@@ -12,14 +12,13 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sources.atoms import NONE, Atoms, polymers
+from data_prep.sources.atoms import MAX_VALUE, NONE, Atoms, polymers
 from data_prep.sources.files import SourceError
 from data_prep.sources.references import TABLES, Facts, of_tables
 
 MAX_ROWS = 4_000_000  # of a table; the largest entry of the PDB has 2.4 million atoms
 MAX_COLUMNS = 1_000  # of a table
 MAX_STEPS = 16  # encodings of a column; real ones have up to four
-MAX_NAME = 64  # bytes of a value that is used; longer ones are titles
 TYPES = {1: "<i1", 2: "<i2", 3: "<i4", 4: "<u1", 5: "<u2", 6: "<u4", 32: "<f4", 33: "<f8"}
 WANTED = {name.decode() for name in TABLES} | {"_atom_site"}
 Table = tuple[dict[str, Any], int]  # what a file has of each column, and the number of rows
@@ -199,11 +198,11 @@ def _unpacked(values: NDArray, unsigned: bool) -> NDArray:
 
 
 def _strings(data: bytes, encoding: dict[str, Any]) -> NDArray[np.bytes_]:
-    """Indices of strings; -1 is none. A string is as long as its column's widest, so that is bounded too."""
+    """Indices of strings; -1 is none. What is longer than any value that is used is cut: a title."""
     index = _decode(data, encoding["dataEncoding"])
     offsets = _decode(encoding["offsets"], encoding["offsetEncoding"]).tolist()
     content = encoding["stringData"]
-    names = [content[a:b].encode()[:MAX_NAME] for a, b in pairwise(offsets)] + [b""]
+    names = [content[a:b].encode()[:MAX_VALUE] for a, b in pairwise(offsets)] + [b""]
     if len(index) and not -1 <= index.min() <= index.max() < len(names) - 1:
         raise ValueError(f"a string number {index.max()} of {len(names) - 1}")
     return np.array(names)[index]

@@ -6,22 +6,25 @@ out in the same way and read by gemmi. Everything is checked that makes the cut 
 length, one value per column and row, no quotes, comments or text fields in the way. Whatever fails a check is
 `Unusual`, and gemmi reads the whole file: twice the time, the same atoms.
 
-Memory: three times the file; where gemmi reads it, up to 20 times (a file of nothing but one-letter values).
+Memory: three times the file; where gemmi reads it, or it is cut into words, up to 20 times.
 """
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sources.atoms import NAMES, Atoms, Site, Text, polymers
+from data_prep.sources.atoms import MAX_VALUE, NAMES, Atoms, Site, Text, polymers
 from data_prep.sources.files import SourceError
 from data_prep.sources.references import TABLES, Facts, of_tables
 
 START = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:#[^\n]*\n\s*)*data_", re.IGNORECASE)
 BEGIN = b"\nloop_\n_atom_site."
+MAX_SMALL = 4 << 20  # bytes of the tables of facts
+MAX_VALUES = 13_000_000
 QUOTES, TEXT = (34, 39), 59  # " and ', ;
 MARKS = (b"#", b";", b'"', b"'")  # what a bare value cannot begin with, and a comment, text or quoted one does
 NEXT = re.compile(rb"\n#[ \t]*(?:\n(?=loop_|_|#)|\Z|\n\Z)")  # what may follow a table's end
@@ -50,10 +53,14 @@ def read(data: bytes) -> tuple[Atoms, Facts]:
         head, tail = data[: begin + 1], data[end:]
         if head.find(b"\ndata_", 1) >= 0 or b"\ndata_" in tail:
             raise Unusual("several blocks")
-        block = gemmi.cif.read_string(_small_tables(head, tail))[0]
+        small = _small_tables(head, tail)
+        if len(small) > MAX_SMALL:
+            raise Unusual("large tables of facts")
+        block = gemmi.cif.read_string(small)[0]
         return polymers(site), of_tables(block.name, _table(block))
     except Unusual:
         _refuse_cut(data)
+        _refuse_many(data)
         block = gemmi.cif.read_string(data)[0]
         return polymers(_Tokens(block)), of_tables(block.name, _table(block))
 
@@ -68,6 +75,14 @@ def _refuse_cut(data: bytes) -> None:
     parted = data.count(b"\n#\n") + data.count(b"\n# \n")
     if parted > 2 and not data.endswith((b"#", b"#\n", b"# \n")):
         raise SourceError("truncated_structure", f"it ends within a table, after {len(data)} bytes; fetch it again")
+
+
+def _refuse_many(data: bytes) -> None:
+    """gemmi takes up to 70 bytes for a value, so that a file of nothing but short ones takes 35 times its size."""
+    blank = np.frombuffer(data, dtype=np.uint8) <= 32
+    values = np.count_nonzero(blank[:-1] > blank[1:])
+    if values > MAX_VALUES:
+        raise SourceError("too_large", f"{values:,} values; 500,000 atoms have {MAX_VALUES:,}")
 
 
 def _cut(data: bytes, begin: int) -> tuple[Site, int]:
@@ -137,8 +152,10 @@ class _Aligned:
         return _Aligned(self._rows, self._edges, quoted=True)
 
     def text(self, name: str) -> Text | None:
-        edge = self._edges.get(name)
-        return None if edge is None else _cells(self._rows[:, edge[0] : edge[1]])
+        begin, end = self._edges.get(name, (0, 0))
+        if end - begin > MAX_VALUE:
+            raise Unusual("a wide column")
+        return _cells(self._rows[:, begin:end]) if end else None
 
 
 def _cells(part: NDArray[np.uint8]) -> Text:
@@ -157,8 +174,10 @@ class _Words:
         return _Words(self._columns, rows if self._rows is None else self._rows[rows])
 
     def text(self, name: str) -> Text | None:
-        column = np.array(self._columns[name]) if name in self._columns else None
-        return column if column is None or self._rows is None else column[self._rows]
+        if name not in self._columns:
+            return None
+        column = np.array(checked(self._columns[name]))
+        return column if self._rows is None else column[self._rows]
 
 
 class _Tokens:
@@ -174,7 +193,7 @@ class _Tokens:
         values = list(self._block.find_values(f"_atom_site.{name}"))
         if not values:
             return None
-        column = np.array(values)
+        column = np.array(checked(values))
         column = (column if self._rows is None else column[self._rows]).astype(np.bytes_)
         if len(column) and any(quote in column.view(np.uint8)[:: column.itemsize] for quote in (*QUOTES, TEXT)):
             return np.array(
@@ -198,6 +217,13 @@ def _small_tables(*parts: bytes) -> bytes:
                 found += [b"loop_\n" if table[:begin].rstrip().endswith(b"loop_") else b"", table[begin:], b"\n"]
             inside ^= bool(table.count(b"\n;") % 2)
     return b"".join(found)
+
+
+def checked(values: list[Any]) -> list[Any]:
+    """A column whose strings fit: an array gives each the room of the longest."""
+    if (longest := max(map(len, values), default=0)) > MAX_VALUE:
+        raise SourceError("overlong_value", f"a value of {longest} characters among its atoms")
+    return values
 
 
 def _table(block: gemmi.cif.Block) -> Callable[[str, tuple[str, ...]], list[tuple[str, ...]]]:

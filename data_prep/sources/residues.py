@@ -153,8 +153,8 @@ def _conformer(rows: list[tuple[bytes, bytes, int, float, int]]) -> tuple[bytes,
     """
     lettered = {name for name, alt, *_ in rows if alt}
     locations = dict.fromkeys((name, alt) for name, alt, *_ in rows if alt or name not in lettered)
-    if len(locations) > MAX_LOCATIONS:
-        raise SourceError("too_many_locations", f"{len(locations)} alternatives of one residue; look at it")
+    if max(len(locations), len(rows) // len(READ)) > MAX_LOCATIONS:
+        raise SourceError("too_many_locations", f"{len(rows)} atoms in {len(locations)} conformers of one residue")
     best: tuple[float, bytes, dict[int, int]] = (-np.inf, b"", {})
     for name, location in locations:
         held: dict[int, tuple[float, int]] = {}

@@ -7,8 +7,8 @@ folder's name), what an AlphaFold file is called, or what the file says (`_struc
 protein becomes an unpaired sample. A chain that is a fusion of several proteins gives each of them its own residues.
 
 A file's format is told by its first bytes, whatever it is called. Whatever goes wrong within a file becomes a
-rejection of it. A file is held whole: at its largest (`max_megabytes`) that takes three times its size, and where it is
-not laid out as the archives do it, 20 times.
+rejection of it. A file is held whole: that takes three times its size, and up to 20 times where it is not laid out as
+the archives do it; so under 1 GiB with the default `max_megabytes`, which all but the largest capsids stay below.
 """
 
 from collections.abc import Generator
@@ -76,7 +76,7 @@ class Structures(Files):
     pae: Literal["keep", "ignore"] = "keep"
     min_plddt: float = pydantic.Field(default=0.0, ge=0, le=100)
     min_residue_plddt: float = pydantic.Field(default=0.0, ge=0, le=100)
-    max_megabytes: int = pydantic.Field(default=48, ge=1)
+    max_megabytes: int = pydantic.Field(default=40, ge=1)
 
     @pydantic.field_validator("atoms")
     @classmethod
@@ -141,8 +141,10 @@ class Structures(Files):
     def _file(self, source: str, member: str, data: bytes) -> Items:
         """The records of one file's chains. member: its name, if it is an archive's."""
         name = member or source
-        if data[:8].startswith(b"\x1f\x8b"):
-            raise SourceError("unknown_format", f"{name}: gzip within gzip; unpack it once")
+        if data[:2] == b"\x1f\x8b" or archives.looks_like(data):
+            raise SourceError(
+                "unknown_format", f"{name}: packed twice, an archive or gzip within another; unpack it once"
+            )
         found, facts = opened(name, data, self.max_megabytes << 20)
         wanted = Wanted(self.atoms, self.min_residues, self.states, whole=self.manifest is not None)
         if self.accession == "folder":
