@@ -167,7 +167,7 @@ def test_nothing_left_is_no_sample():
 
 def test_images_are_capped():
     images = [ImageRecord("P1", "m", Image(f"field{n // 10}_cell{n % 10}", b"png")) for n in range(40)]
-    sample, rejected = joined(*images, images[3], max_images=8)
+    sample, rejected = joined(*images, *images, max_images=8)
     assert sample is not None
     ids = [image.id for image in sample.images]
     assert ids == sorted(ids) and len(ids) == 8
