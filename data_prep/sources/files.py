@@ -10,42 +10,35 @@ with `on_error = "stop"` or `"reject"`. A missing folder, or a pattern that matc
 """
 
 import csv
-import gzip
-import hashlib
-import io
 import os
 import re
-import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import pydantic
-from isal import igzip, isal_zlib
 
 from data_prep.places import Place
 from data_prep.records import FileSeen, Items, Rejection
+from data_prep.sources.streams import BLOCK, DAMAGE, SourceError, Stream
 from pretrain.config import Config
 
-BLOCK = 1 << 20  # bytes read at once
-MAX_WHOLE = 512 << 20  # bytes of a file that is parsed in one piece; the largest mmCIF file of the PDB has 400 MB
-MAX_PIECE = 64 << 20  # bytes of one entry or line; the longest UniProt entry has 0.5 MB
-DAMAGE: tuple[Any, ...] = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile)
-BOMB = 400  # times that a file may expand; text of one repeated letter reaches 1,000, real files 50
-BOMB_FROM = 256 << 20  # bytes that are let through before the ratio is asked for
-
-
-class SourceError(ValueError):
-    """A source file that cannot be used. `reason` is the short name under which a rejection of it is counted."""
-
-    def __init__(self, reason: str, message: str, position: str = "") -> None:
-        super().__init__(message)
-        self.reason, self.position = reason, position
-
-    def __reduce__(self) -> tuple:  # its arguments, so that the error survives the way from a worker to the driver
-        return SourceError, (self.reason, str(self), self.position)
+__all__ = [
+    "BLOCK",
+    "DAMAGE",
+    "Files",
+    "Slice",
+    "SourceError",
+    "Stream",
+    "find",
+    "load",
+    "packed",
+    "resolve",
+    "rows",
+    "text",
+]
 
 
 @dataclass(frozen=True)
@@ -55,172 +48,6 @@ class Slice:
     names: tuple[str, ...]
     begin: int = 0
     end: int | None = None
-
-
-class Stream(io.RawIOBase):
-    """A source file's decompressed bytes, front to back; also of an open file, as a member of an archive is.
-
-    name: relative to the root. begin, end: the range of a plain file whose entries are wanted. release: a parser sets
-    it when the file says of what release it is. place: the file's root, where a parser finds its companions. marked:
-    whether the piece given last ended with its mark. Raises SourceError, from any read, for a file that cannot be read,
-    is damaged, or expands beyond reason.
-    """
-
-    def __init__(self, name: str, file: IO[bytes], begin: int = 0, end: int | None = None) -> None:
-        super().__init__()
-        self.name, self.begin, self.end, self.release = name, begin, end, ""
-        self.place: Place | None = None
-        self.raw_bytes, self.given, self._digest = 0, 0, hashlib.sha256()
-        self.marked, self._ahead = False, b""
-        self._file = file
-        self._source = io.BufferedReader(_Hashed(self), BLOCK)
-        self.packed = not begin and self._source.peek(2)[:2] == b"\x1f\x8b"
-        self._plain: Any = igzip.IGzipFile(fileobj=self._source) if self.packed else self._source
-
-    @staticmethod
-    def open(place: Place, name: str, begin: int = 0, end: int | None = None) -> "Stream":
-        """Raises SourceError for a file that is not there or must not be read."""
-        try:
-            stream = Stream(name, place.open(name), begin, end)
-        except OSError as error:
-            raise _unreadable(name, error) from error
-        stream.place = place
-        return stream
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes, or all that are left, up to MAX_WHOLE; fewer than asked for are no sign of the end."""
-        if size is None or size < 0:
-            return self.whole()
-        if self._ahead:
-            data, self._ahead = self._ahead[:size], self._ahead[size:]
-            return data
-        try:
-            data = self._plain.read(size)
-        except DAMAGE as error:
-            raise SourceError(
-                "truncated_gzip",
-                f"{self.name}: gzip stream is damaged after {self.raw_bytes} bytes ({error}); fetch the file again",
-                f"byte {self.given}",
-            ) from error
-        self.given += len(data)
-        if self.packed and self.given > max(BOMB_FROM, BOMB * self.raw_bytes):
-            raise SourceError(
-                "decompression_bomb",
-                f"{self.name}: {self.raw_bytes} bytes have expanded to {self.given}; no source file does that",
-                f"byte {self.given}",
-            )
-        return data
-
-    def start(self, offset: int) -> None:
-        """Begin at a byte of a plain file, before anything is read."""
-        self._file.seek(offset)
-
-    def opening(self, size: int = 4096) -> bytes:
-        """The first bytes, to tell a format by; they are given again by what reads next.
-
-        Raises SourceError for a file of nothing but white space there, and for a web page, which is what some servers
-        send in place of a file that they do not have.
-        """
-        begun = b""
-        while len(begun) < size and (part := self.read(size - len(begun))):
-            begun += part
-        self._ahead = begun + self._ahead
-        text = begun.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-        if not text:
-            raise self._empty()
-        if text.startswith((b"<!doctype html", b"<html")):
-            raise SourceError(
-                "html_reply", f"{self.name}: a web page, {begun[:60]!r}, where data should be; fetch the file again"
-            )
-        return begun
-
-    def _empty(self) -> SourceError:
-        return SourceError(
-            "empty_file", f"{self.name}: the file is empty ({self.raw_bytes} bytes); fetch it again, or leave it out"
-        )
-
-    def whole(self, limit: int = MAX_WHOLE) -> bytes:
-        """Everything that is left. Raises SourceError for more than `limit` bytes, and for nothing but white space."""
-        parts, held = [], 0
-        while part := self.read(BLOCK):
-            held += len(part)
-            if held > limit:
-                raise SourceError(
-                    "too_large", f"{self.name}: over {limit >> 20} MiB, more than a file of this kind has; look at it"
-                )
-            parts.append(part)
-        data = b"".join(parts)
-        if not data.strip():
-            raise self._empty()
-        return data
-
-    def pieces(self, mark: bytes, limit: int = MAX_PIECE) -> Iterator[tuple[int, bytes]]:
-        """(offset in the decompressed file, bytes) between marks, these left out; an empty last piece is none.
-
-        Of a range, those that begin in it: nothing is given twice by ranges that touch, and nothing is left out.
-        """
-        cut = re.compile(re.escape(mark)).split  # half again as fast as bytes.split
-        rest, offset, end = b"", max(self.begin - len(mark), 0), self.end
-        if offset:
-            self._file.seek(offset)
-        partial = self.begin > 0  # the first piece began before the range
-        self.marked = True
-        while block := self.read(BLOCK):
-            rest += block
-            *found, rest = cut(rest)
-            for piece in found:
-                at, offset = offset, offset + len(piece) + len(mark)
-                if not partial:
-                    if end is not None and at >= end:
-                        return
-                    yield at, piece
-                partial = False
-            if len(rest) > limit:
-                raise SourceError(
-                    "overlong_entry",
-                    f"{self.name}: no end after {len(rest)} bytes of an entry or line; look there",
-                    f"byte {offset}",
-                )
-        if rest and not partial and (end is None or offset < end):
-            self.marked = False
-            yield offset, rest
-
-    def seen(self) -> FileSeen:
-        """The file's provenance, after reading what is left of it. Not for a range."""
-        while self.read(BLOCK):
-            pass
-        return FileSeen(self.name, self.raw_bytes, self._digest.hexdigest(), self.release)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-class _Hashed(io.RawIOBase):
-    """A file whose bytes are counted and hashed on their way."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        try:
-            size = self._stream._file.readinto(buffer)  # type: ignore[attr-defined]  # every file that is read has it
-        except OSError as error:
-            raise _unreadable(self._stream.name, error) from error
-        self._stream.raw_bytes += size
-        self._stream._digest.update(memoryview(buffer)[:size])
-        return size
-
-
-def _unreadable(name: str, error: OSError) -> SourceError:
-    what = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
-    return SourceError("unreadable_file", f"{name}: {what}; check the file and its rights")
 
 
 class Files(Config):
