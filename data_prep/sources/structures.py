@@ -252,9 +252,10 @@ def _manifest(root: Place, name: str, columns: tuple[tuple[str, str], ...]) -> d
     """The manifest's rows by file name, and by `12as_A` where it names PDB ids and chains (chains A and a differ)."""
     table: dict[str, dict[str, str]] = {}
     wanted = {ours: theirs for ours, theirs in columns if theirs}
-    for _, row in rows(Stream.open(root, name), wanted):
-        if row.get("file"):
-            table.setdefault(Path(row["file"]).name, row)
-        if row.get("pdb") and row.get("chain"):
-            table.setdefault(f"{row['pdb'].lower()}_{row['chain']}", row)
+    with Stream.open(root, name) as stream:
+        for _, row in rows(stream, wanted):
+            if row.get("file"):
+                table.setdefault(Path(row["file"]).name, row)
+            if row.get("pdb") and row.get("chain"):
+                table.setdefault(f"{row['pdb'].lower()}_{row['chain']}", row)
     return table
