@@ -122,8 +122,12 @@ def test_stock_webdataset_reads_the_shards(dataset):
 
 
 def test_a_data_set_in_the_way_is_not_touched_unless_told(dataset, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
+    made = make(dataset, "workers=0")  # it is what is asked for: there is nothing to do
+    assert made.to_bytes() == (dataset / "manifest.json").read_bytes()
     with pytest.raises(ValueError, match="already holds a data set"):
-        make(dataset, "workers=0")
+        make(dataset, "workers=0", "filters.min_length=30")
+    assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is there and is not a data set"):
         make(tmp_path, "workers=0", "overwrite=true")

@@ -125,7 +125,7 @@ def test_a_data_set_on_a_store_is_the_one_on_a_disk(server, expected, tmp_path, 
     prepare(load(PrepareConfig, SAMPLE, [f"workers={workers}"]), out, quiet=True)
     assert_same(out, expected, tmp_path)
     with pytest.raises(ValueError, match="already holds a data set"):
-        prepare(load(PrepareConfig, SAMPLE, ["workers=0"]), out, quiet=True)
+        prepare(load(PrepareConfig, SAMPLE, ["workers=0", "filters.min_length=30"]), out, quiet=True)
 
 
 def test_sources_on_a_store_are_read_as_on_a_disk(server, expected, tmp_path):
