@@ -7,7 +7,6 @@ held against the index, its folder, its partition and the ontology. What the man
 import hashlib
 import io
 import json
-import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -21,16 +20,15 @@ from data_prep import ontology, shards
 from data_prep.audit import ONTOLOGY, Damage, Read, read_partition
 from data_prep.card import CARD, CROISSANT, card, groups, ordered
 from data_prep.croissant import croissant
+from data_prep.lookup import described, entries, number_of
 from data_prep.places import Place, sha256
 from data_prep.shards import Shard
 from data_prep.split import SplitConfig
 from data_prep.workers import Workers
 from pretrain.data.features import FOLDER, SUMMARY, path_of
-from pretrain.data.index import FORMAT, MANIFEST, SUFFIX
-from pretrain.sample import Modality, group_name
+from pretrain.data.index import MANIFEST, SUFFIX
 
 REJECTED = "rejected.jsonl"
-PATH = re.compile(r"[a-z]+/[a-z_]+/(\d+)\.tar")
 
 
 @dataclass(frozen=True)
@@ -62,16 +60,10 @@ def validate(place: Place | str, workers: int = 0, address: str | None = None, q
     workers: Ray tasks at a time, 0 for none. address: of an existing Ray cluster that sees the place.
     """
     place, started = Place(str(place)), time.monotonic()
-    data, manifest = _manifest(place)
-    listed = [
-        (name, group, entry)
-        for name, tables in manifest["splits"].items()
-        for group, table in tables.items()
-        for entry in table["shards"]
-    ]
+    data, manifest = described(place)
     numbered: defaultdict[int, list[tuple[str, str, dict[str, Any]]]] = defaultdict(list)
-    for name, group, entry in listed:
-        numbered[_number(name, group, entry)].append((name, group, entry))
+    for name, group, entry in entries(manifest):
+        numbered[number_of(name, group, entry)].append((name, group, entry))
     found = Read(damage=[*_beside(place, manifest, data), *_strays(place, manifest)])
     config = SplitConfig.model_validate(manifest["config"]["split"])
     with Workers(workers, address) as pool:
@@ -105,39 +97,6 @@ def coverage(splits: dict[str, dict[str, dict[str, Any]]], totals: dict[str, Any
         numbers = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
         yield "  ".join([first.ljust(widths[0]), *numbers])
     yield ", ".join(f"{totals.get(kind, 0):,} {kind}" for kind in ("structures", "annotations", "texts", "images"))
-
-
-def _manifest(place: Place) -> tuple[bytes, dict[str, Any]]:
-    if not place.exists(MANIFEST):
-        raise ValueError(f"{place} has no {MANIFEST}: it is no data set, or its preparation was interrupted")
-    data = place.read(MANIFEST)
-    try:
-        manifest = json.loads(data)
-        if manifest["format"] != FORMAT:
-            raise ValueError(
-                f"{place / MANIFEST}: format {manifest['format']!r}; this version of Fourfold reads {FORMAT}"
-            )
-        for name, tables in manifest["splits"].items():
-            for group, table in tables.items():
-                for entry in table["shards"]:
-                    _number(name, group, entry)
-        assert card(manifest) and croissant(manifest, "")  # both read all of it
-        return data, manifest | {"partitions": int(manifest["partitions"]), "files": dict(manifest["files"])}
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{place / MANIFEST} is damaged ({type(error).__name__}: {error})") from error
-
-
-def _number(name: str, group: str, entry: dict[str, Any]) -> int:
-    """The partition that a shard's path names. Raises ValueError for a path that lies elsewhere."""
-    found = PATH.fullmatch(entry["path"])
-    if missing := {"samples", "bytes", "sha256", "index_sha256"} - entry.keys():
-        raise KeyError(", ".join(sorted(missing)))
-    if not found or not entry["path"].startswith(f"{name}/{group}/"):
-        raise ValueError(f"{MANIFEST}: shard {entry['path']!r} does not lie in {name}/{group}")
-    modalities = tuple(modality for modality in Modality if modality in group.split("_"))
-    if not modalities or group_name(modalities) != group:
-        raise ValueError(f"{MANIFEST}: {name}/{group} is no set of modalities")
-    return int(found[1])
 
 
 def _beside(place: Place, manifest: dict[str, Any], data: bytes) -> Iterator[Damage]:
@@ -218,10 +177,8 @@ def _held(place: Place, encoder: str) -> dict[str, Any]:
 def _strays(place: Place, manifest: dict[str, Any]) -> Iterator[Damage]:
     """Files that nothing names."""
     known = {MANIFEST, CARD, CROISSANT, *manifest["files"]}
-    for tables in manifest["splits"].values():
-        for table in tables.values():
-            for entry in table["shards"]:
-                known |= {entry["path"], entry["path"].removesuffix(".tar") + SUFFIX}
+    for _, _, entry in entries(manifest):
+        known |= {entry["path"], entry["path"].removesuffix(".tar") + SUFFIX}
     for encoder in place.list(FOLDER):
         known |= {f"{FOLDER}/{encoder}/{SUMMARY}", *(path_of(encoder, shard) for shard in _held(place, encoder))}
     for name in place.find("**/*"):

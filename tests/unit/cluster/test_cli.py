@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from cluster import cli
 
 ROOT = Path(__file__).resolve().parents[3]
-VERBS = ("fetch", "prepare", "validate", "encode", "train", "export", "embed", "search", "demo", "version")
+VERBS = ("fetch", "prepare", "validate", "inspect", "encode", "train", "export", "embed", "search", "demo", "version")
 
 
 def fourfold(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -47,6 +47,7 @@ def test_version_names_what_it_stands_on() -> None:
         (("encode", "amma/tiny.toml", "data.path=nowhere"), "nowhere is no data set"),
         (("encode", "amma/tiny.toml", "encoders.sequence.widht=8"), "did you mean 'width'?"),
         (("train", "amma/tiny.toml", "--ranks", "2", "--hostfile", "x"), "give one of them"),
+        (("inspect", "nowhere", "P12345"), "nowhere has no manifest.json"),
         (("validate", "nowhere"), "nowhere has no manifest.json"),
         (("export", "nowhere", "out"), "no run at nowhere"),
         (("embed", "nowhere", "x.fasta", "y"), "nowhere is no exported model"),
