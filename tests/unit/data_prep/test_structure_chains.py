@@ -336,7 +336,7 @@ def test_any_version_in_the_name_and_none():
     unsaid = {record.key for record in records if record.begin is None}
     assert unsaid == {"P17538"}  # whose file has lost its DBREF
     assert all(
-        (record.begin, record.end) == (1, len(record.letters)) for record in records if record.key not in renamed
+        (record.begin, record.end) == (1, len(record.letters)) for record in records if record.key not in unsaid
     )
 
 
