@@ -25,10 +25,8 @@ from data_prep.sources.annotations import Tally
 from data_prep.sources.evidence import UNRECORDED, Evidence, keeps
 from data_prep.sources.files import Files, SourceError, Stream, rows, text
 from data_prep.sources.uniprot_entry import outer, scientific, verify
-from data_prep.sources.uniprot_records import GENE, clean, isoforms, records, texts
+from data_prep.sources.uniprot_records import GENE, isoforms, records, texts
 from pretrain.sample import About
-
-__all__ = ["Fasta", "Uniprot", "UniprotTable", "accession", "clean"]
 
 HEADER = re.compile(r"(?:AFDB:)?AF-(?P<model>[A-Z0-9]+(?:-\d+)?)-F\d+|(?:sp|tr)\|(?P<uniprot>[^|\s]+)\|?|(?P<bare>\S+)")
 FIELD = re.compile(r" [A-Z]{2}=")  # ` OS=…`, ` OX=…`, ` GN=…` in a header of UniProt

@@ -25,8 +25,7 @@ from data_prep.records import (
 from data_prep.sources import uniprot_flat
 from data_prep.sources.files import Files, Slice, SourceError, Stream
 from data_prep.sources.uniprot import Uniprot
-from data_prep.sources.uniprot_entry import Entry, Feature, crc64, outer, scientific
-from data_prep.sources.uniprot_records import clean, isoforms, location, reaction, splice
+from data_prep.sources.uniprot_entry import Entry, Feature, crc64
 from pretrain.sample import About
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -249,120 +248,11 @@ def test_the_scan_agrees_with_whole_entries(path: Path) -> None:
     assert list(Uniprot(files=path.name, scan=True).read(place, Slice((path.name,)), place)) == wanted
 
 
-@pytest.mark.skipif(not PACK.is_dir(), reason="no pack beside the checkout")
-def test_isoforms_of_the_pack() -> None:
-    """Each is made of the variants whose own notes name it; lengths that are published are met."""
-    lengths: dict[str, int] = {}
-    for entry in entries(PACK / "uniprot_entries.dat"):
-        found = list(isoforms(entry, "x", "byte 0"))
-        lengths |= {item.key: len(item.sequence) for item in found if isinstance(item, SequenceRecord)}
-        refused = [(item.key, item.reason) for item in found if isinstance(item, Rejection)]
-        assert refused in ([], [("P26367-3", "isoform_without_sequence")])
-        products = " ".join(comment for comment in entry.comments if comment.startswith("ALTERNATIVE PRODUCTS"))
-        for name, key in re.findall(r" Name=([^;{]+?)(?: \{[^}]*\})?;.*?IsoId=([^;, ]+)", products):
-            noted = [
-                feature
-                for feature in entry.features
-                if feature.type == "VAR_SEQ"
-                and re.search(rf"isoform {re.escape(name)}(?=[,) ])", str(feature.qualifiers).replace("5- HT", "5-HT"))
-            ]
-            change = sum(grown(feature) for feature in noted)
-            assert lengths.get(key, len(entry.sequence)) == len(entry.sequence) + change, key
-    assert len(lengths) == 122
-    assert (lengths["P00533-2"], lengths["P00533-3"], lengths["P00533-4"]) == (405, 705, 628)  # EGFR
-    assert lengths["P26367-2"] == 436  # PAX6(5a)
-
-
-def grown(feature: Feature) -> int:
-    """By how many residues a splice variant lengthens the sequence."""
-    note = feature.qualifiers.get("note") or feature.qualifiers["description"]
-    new = re.match(r"[A-Z]+ -> ([A-Z]+)", note)
-    assert isinstance(feature.begin, int) and isinstance(feature.end, int)
-    return (len(new[1]) if new else 0) - (feature.end - feature.begin + 1)
-
-
-def test_isoforms_have_accessions_of_their_own(tmp_path: Path) -> None:
-    items = read(Uniprot(files="file", isoforms=True), tmp_path, ENTRY)
-    sequences = {item.key: item.sequence for item in items if isinstance(item, SequenceRecord)}
-    assert sequences == {"P12345": SEQUENCE, "P12345-2": "MWW" + SEQUENCE[4:60]}
-    (known,) = [item.about for item in items if isinstance(item, EntryRecord) and item.key == "P12345-2"]
-    assert known == About("Test protein", "Homo sapiens", 9606, genes=("ENSG00000157764",))
-    (external,) = [item for item in items if isinstance(item, Rejection)]
-    assert (external.reason, external.key, external.position) == ("isoform_without_sequence", "Q11111-1", "byte 0")
-
-
-@pytest.mark.parametrize(
-    ("note", "said"),
-    [
-        ("KTT -> WW (in isoform 2)", "not what stands at 2"),
-        ("KTA to WW (in isoform 2)", "says 'KTA to WW"),
-    ],
-)
-def test_a_variant_that_does_not_fit_makes_no_isoform(tmp_path: Path, note: str, said: str) -> None:
-    data = ENTRY.replace("KTA -> WW (in isoform 2)", note)
-    items = read(Uniprot(files="file", isoforms=True), tmp_path, data)
-    (refused,) = [item for item in items if isinstance(item, Rejection) and item.key == "P12345-2"]
-    assert refused.reason == "isoform_mismatch" and said in refused.detail
-    with pytest.raises(ValueError, match="overlaps"):
-        splice("MKTAY", [Feature("VAR_SEQ", b, 4, None, f"V{b}", {"note": "Missing"}) for b in (2, 3)])
-
-
 def test_evidence_is_filtered_and_counted(tmp_path: Path) -> None:
     items = read(Uniprot(files="file", evidence=("experimental",)), tmp_path, ENTRY + OTHER)
     assert {item.terms for item in items if isinstance(item, AnnotationRecord)} == {(("GO:0005886", "IDA"),)}
     (left_out,) = [item for item in items if isinstance(item, Rejection)]
     assert (left_out.reason, left_out.detail, left_out.count) == ("evidence_filtered", "2 lines of IEA", 2)
-
-
-@pytest.mark.parametrize(
-    ("raw", "said"),
-    [
-        ("Cleaves X (By similarity). {ECO:0000250}.", "Cleaves X."),
-        ("Binds Y (PubMed:1, PubMed:2, Ref.3).", "Binds Y."),
-        ("Thr- 123, pro- and anti-apoptotic, 5- to 10-fold", "Thr-123, pro- and anti-apoptotic, 5- to 10-fold"),
-        (
-            "[Isoform 2]: Inhibits Z (in vitro) {ECO:0000269|PubMed:9, ECO:0000305}.",
-            "[Isoform 2]: Inhibits Z (in vitro).",
-        ),
-    ],
-)
-def test_comments_lose_evidence_citations_and_line_ends(raw: str, said: str) -> None:
-    assert clean(raw) == said
-
-
-def test_sentences_of_structured_comments() -> None:
-    assert location("Cytoplasm, cytosol. Nucleus {ECO:0000269}.") == (
-        "Subcellular location: Cytoplasm, cytosol; Nucleus."
-    )
-    assert location("Note=Everywhere.") == "Everywhere."
-    assert reaction("ATP + a protein = ADP + a phosphoprotein. {ECO:0000250}.") == (
-        "ATP + a protein = ADP + a phosphoprotein."
-    )
-    assert reaction("[Isoform 2]: Reaction=A = B; Evidence={ECO:0000269|PubMed:1};") == (
-        "Catalyzes, as isoform 2, the reaction A = B."
-    )
-
-
-@pytest.mark.parametrize(
-    ("organism", "name"),
-    [
-        ("Homo sapiens (Human).", "Homo sapiens"),
-        ("Escherichia coli (strain K12).", "Escherichia coli (strain K12)"),
-        ("Saccharomyces cerevisiae (strain S288c) (Baker's yeast).", "Saccharomyces cerevisiae (strain S288c)"),
-        ("Vaccinia virus (strain WR) (VACV) (Vaccinia (strain WR)).", "Vaccinia virus (strain WR)"),
-        ("uncultured archaeon.", "uncultured archaeon"),
-        ("", ""),
-    ],
-)
-def test_scientific_names(organism: str, name: str) -> None:
-    assert scientific(organism) == name
-
-
-def test_bracketed_groups() -> None:
-    assert outer("A(b) c (d (e)) [f]") == ("A(b) c", ("d (e)", "f"))
-    assert outer("NAD(P)H oxidase") == ("NAD(P)H oxidase", ())
-    assert outer("A (b))") == ("A (b))", ())
-    assert outer("A" + " (b)" * 100_000)[1] == ()
 
 
 def test_a_wrong_checksum_stops_or_is_rejected(tmp_path: Path) -> None:
@@ -468,8 +358,8 @@ def test_line_ends_and_a_mark_of_order_make_no_difference(tmp_path: Path) -> Non
                 codes = {code for item in items if isinstance(item, AnnotationRecord) for _, code in item.terms}
                 assert codes == {"IEA", "IDA"}
             else:
-                pieces = uniprot_flat.pieces(Stream.open(Place(str(tmp_path)), "file"))
-                assert uniprot_flat.parse(next(pieces)[1]) == uniprot_flat.parse(ENTRY.removesuffix("\n//\n").encode())
+                (entry, _) = entries(tmp_path / "file")
+                assert entry == uniprot_flat.parse(ENTRY.removesuffix("\n//\n").encode())
 
 
 def test_byte_ranges_give_every_entry_once(tmp_path: Path) -> None:
