@@ -138,13 +138,16 @@ def inspect(
     from data_prep import ontology
     from data_prep.lookup import find
     from data_prep.places import Place
-    from data_prep.poster import landing, poster, snapshot
     from data_prep.sheet import sheet
 
     place = Place(data)
     found, terms = find(place, key), ontology.read(place)
     for line in sheet(found, terms, max(min(shutil.get_terminal_size((100, 24)).columns, 120), 40)):
         print(line)
+    if not html and not png:
+        return
+    from data_prep.poster import landing, poster, snapshot
+
     if html:
         landing(html, key, ".html").write_text(poster(found, terms), encoding="utf-8")
         print(landing(html, key, ".html"))
