@@ -26,7 +26,7 @@ from data_prep.records import (
     StructureRecord,
     TextRecord,
 )
-from data_prep.sources.evidence import UNRECORDED, keeps
+from data_prep.sources.evidence import UNRECORDED, Evidence, keeps
 from pretrain.config import Config
 from pretrain.sample import About, Function, Image, Sample, Structure, Term
 
@@ -44,7 +44,7 @@ class JoinConfig(Config):
     max_structures: int = 4
     max_images: int = 16
     keep_unpaired_function: bool = True
-    evidence: tuple[str, ...] = ()
+    evidence: Evidence = ()
     fragments: FragmentConfig = FragmentConfig()
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
@@ -70,7 +71,11 @@ class PrepareConfig(Config):
 
 def what(config: PrepareConfig) -> dict[str, Any]:
     """The configuration as a manifest has it: what the data set is, not where or by how many it was made."""
-    return {key: value for key, value in dump(config).items() if key not in WHERE}
+    tree = {key: value for key, value in dump(config).items() if key not in WHERE}
+    writer = tree["describe"]["writer"]
+    if "model" in writer:  # the origin of its texts has the hash of the model's files
+        writer["model"] = Path(writer["model"]).name
+    return tree
 
 
 def roots_of(config: PrepareConfig) -> Roots:

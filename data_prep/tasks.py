@@ -11,9 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data_prep import aliases, ontology, shards, spill, split
+from data_prep import aliases, describe, ontology, shards, spill, split
 from data_prep.assign import assign
-from data_prep.describe import describe_all
 from data_prep.filters import check
 from data_prep.job import Job
 from data_prep.join import join
@@ -163,9 +162,10 @@ def write_partition(
         shelf = shards.Shelf(task.folder, number)
         drawn = split.Assignment.read(job.work / splits, number) if splits else None
         kept = samples(config, job, runs, number, go, drawn, rejected, counts)
-        for sample in describe_all(kept, go, config.describe):
+        for sample in describe.describe_all(kept, go, config.describe):
             where = drawn.of(sample.key) if drawn else split.split(sample.key, config.split)
             assert where, "samples leaves out what has no split"
+            counts.update({f"texts/{origin}": number for origin, number in describe.count(sample).items()})
             shelf.add(where, sample)
         written = shelf.close()
         for shard in written:
