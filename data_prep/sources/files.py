@@ -15,6 +15,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.resources import files as package_files
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -39,6 +40,8 @@ __all__ = [
     "rows",
     "text",
 ]
+
+MOST_REFUSED = 1000  # lines in a row that are no lines of a table: then it is no table
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,19 @@ class Files(Config):
                     raise
                 yield Rejection(error.reason, Path(name).name, name, str(error), error.position)
 
+    def rows(
+        self, stream: Stream, columns: dict[str, str], optional: Collection[str] = ()
+    ) -> Iterator[tuple[str, dict[str, str]] | Rejection]:
+        """Lines of a table, as `rows` reads them; with `on_error = "reject"` those that are none, and the next ones."""
+        refused: list[SourceError] | None = [] if self.on_error == "reject" else None
+        for row in chain(rows(stream, columns, optional, refused), [None]):
+            for error in refused or ():
+                yield Rejection(error.reason, Path(stream.name).name, stream.name, str(error), error.position)
+            if refused:
+                refused.clear()
+            if row:
+                yield row
+
     def parse(self, stream: Stream) -> Items:
         """The records of one file. Raises SourceError for a file that is damaged as a whole."""
         raise NotImplementedError
@@ -170,12 +186,13 @@ def text(data: bytes) -> str:
 
 
 def rows(
-    stream: Stream, columns: dict[str, str], optional: Collection[str] = ()
+    stream: Stream, columns: dict[str, str], optional: Collection[str] = (), refused: list[SourceError] | None = None
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Lines of a table with a header, as (position, {our name: value}); tabs, or commas in a `.csv`.
 
     Blank lines are passed over. columns: our name → the file's column. optional: our names that a file may lack; their
-    value is then "". Raises SourceError when the header lacks another, and for a line with fewer columns.
+    value is then "". refused: where a line with fewer columns goes, for the caller to take; without it, such a line ends
+    the reading. Raises SourceError when the header lacks a column, and for such a line.
     """
     stream.opening()
     lines = _cells(stream)
@@ -190,11 +207,12 @@ def rows(
     absent = dict.fromkeys(columns.keys() - place.keys(), "")
     for position, row in lines:
         if len(row) < len(header):
-            raise SourceError(
-                "unparsable_line",
-                f"{stream.name}, {position}: {len(row)} columns, the header has {len(header)}",
-                position,
-            )
+            said = f"{stream.name}, {position}: {len(row)} columns, the header has {len(header)}"
+            error = SourceError("unparsable_line", said, position)
+            if refused is None or len(refused) >= MOST_REFUSED:
+                raise error
+            refused.append(error)
+            continue
         yield position, absent | {ours: row[i].strip() for ours, i in place.items()}
 
 

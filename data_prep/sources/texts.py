@@ -3,7 +3,7 @@
 from typing import Literal
 
 from data_prep.records import Items, Rejection, TextRecord
-from data_prep.sources.files import Files, Stream, rows
+from data_prep.sources.files import Files, Stream
 from pretrain.config import Config
 from pretrain.sample import Text
 
@@ -20,7 +20,11 @@ class Texts(Files):
     columns: TextColumns = TextColumns()
 
     def parse(self, stream: Stream) -> Items:
-        for position, row in rows(stream, self.columns.model_dump()):
+        for line in self.rows(stream, self.columns.model_dump()):
+            if isinstance(line, Rejection):
+                yield line
+                continue
+            position, row = line
             if row["text"]:
                 text = Text(row["text"], self.name or "texts")
                 yield TextRecord(row["accession"], stream.name, text, position)

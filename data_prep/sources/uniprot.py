@@ -23,7 +23,7 @@ from data_prep.records import (
 from data_prep.sources import uniprot_element, uniprot_flat, uniprot_xml
 from data_prep.sources.annotations import Tally
 from data_prep.sources.evidence import UNRECORDED, Evidence, keeps
-from data_prep.sources.files import Files, SourceError, Stream, rows, text
+from data_prep.sources.files import Files, SourceError, Stream, text
 from data_prep.sources.uniprot_entry import outer, scientific, verify
 from data_prep.sources.uniprot_records import GENE, isoforms, records, texts
 from pretrain.sample import About
@@ -183,7 +183,11 @@ class UniprotTable(Files):
 
     def parse(self, stream: Stream) -> Items:
         stream.release = stream.release or _release(stream)
-        for position, row in rows(stream, self.COLUMNS, self.COLUMNS.keys() - {"key"}):
+        for line in self.rows(stream, self.COLUMNS, self.COLUMNS.keys() - {"key"}):
+            if isinstance(line, Rejection):
+                yield line
+                continue
+            position, row = line
             key, sequence = row["key"], row["sequence"]
             try:
                 if sequence:

@@ -15,7 +15,7 @@ from data_prep.sources.uniprot_entry import Dated, Entry, Later, Reference, veri
 from data_prep.sources.uniprot_features import parse as parse_features
 
 MARK = b"\n//"  # what ends an entry, whatever the file's line ends are
-LIMIT = 16 << 20  # bytes of an entry; the longest of UniProt has 0.5 MB
+LIMIT = 8 << 20  # bytes of an entry; the longest of UniProt has 0.5 MB
 CODES = ("ID", "AC", "DT", "DE", "GN", "OS", "OG", "OC", "OX", "OH", "RN", "CC", "DR", "PE", "KW", "FT")
 CITED = ("RN", "RP", "RC", "RX", "RG", "RA", "RT", "RL")
 LINES = {code: "R[NPCXGATL]" if code == "RN" else code for code in CODES}  # those of references stay together
@@ -81,6 +81,8 @@ def scan(piece: bytes) -> Scanned:
     _, sequence, end = _sequence(piece)
     if not piece.startswith(b"ID   ") or (begin := piece.find(b"\nAC   ")) < 0:
         raise ValueError("no ID and AC line at its beginning")
+    if piece.rfind(b"\nSQ   ", 0, end) >= 0:
+        raise ValueError("two SQ lines: the `//` between two entries is missing")
     key = piece[begin + 6 : piece.index(b"\n", begin + 6)].partition(b";")[0].decode("ascii")
     terms: list[tuple[str, str]] = []
     first = last = piece.rfind(GO, 0, end)

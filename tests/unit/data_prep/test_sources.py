@@ -17,7 +17,7 @@ from data_prep.records import (
     SequenceRecord,
     TextRecord,
 )
-from data_prep.sources.files import Files, Slice, SourceError
+from data_prep.sources.files import Files, Slice, SourceError, Stream
 from data_prep.sources.texts import Texts
 from data_prep.sources.uniprot import MAX_HEADER, Fasta, UniprotTable, accession
 from pretrain.sample import About
@@ -262,3 +262,24 @@ def test_tables_as_editors_leave_them(tmp_path: Path) -> None:
 def test_a_table_without_its_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no column \['description'\] in its header \['uniprot', 'text'\]"):
         read(Texts(files="t.tsv"), tmp_path, "uniprot\ttext\nP1\tx\n", "t.tsv")
+
+
+@pytest.mark.parametrize("kind", [Texts, UniprotTable])
+def test_a_line_that_is_none_stops_or_is_rejected_and_the_next_one_read(tmp_path: Path, kind: type[Files]) -> None:
+    header = "uniprot\tdescription\n" if kind is Texts else "Entry\tEC number\n"
+    data = header + "P1\t1.1.1.1\nP2\nP3\t1.1.1.2\nP4\n"
+    with pytest.raises(SourceError, match=r"file, byte \d+: 1 columns, the header has 2"):
+        read(kind(files="file"), tmp_path, data)
+    first, refused, last, cut, seen = read(kind(files="file", on_error="reject"), tmp_path, data)
+    assert isinstance(first, Record) and isinstance(last, Record) and (first.key, last.key) == ("P1", "P3")
+    for item, line in ((refused, "P2"), (cut, "P4")):
+        assert isinstance(item, Rejection) and item.reason == "unparsable_line"
+        assert (item.source, item.position) == ("file", f"byte {data.index(line)}")
+    assert isinstance(seen, FileSeen)
+    with pytest.raises(SourceError):  # a thousand such lines in a row are no table
+        list(kind(files="file", on_error="reject").parse(stream_of(tmp_path, header + "P2\n" * 1_001)))
+
+
+def stream_of(folder: Path, data: str) -> Stream:
+    (folder / "file").write_text(data)
+    return Stream.open(Place(str(folder)), "file")

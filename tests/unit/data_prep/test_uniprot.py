@@ -326,6 +326,16 @@ def test_cut_at_any_byte_it_is_an_error_or_whole_entries(tmp_path: Path) -> None
     assert found and isinstance(refused, Rejection) and refused.reason == "truncated_entry"
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_two_entries_without_an_end_between_are_none(tmp_path: Path, scan: bool) -> None:
+    data = ENTRY.removesuffix("//\n") + OTHER + BROKEN.replace("AKQQ", "AKQR")
+    with pytest.raises(SourceError, match="entry P12345 at byte 0"):
+        read(Uniprot(files="file", scan=scan), tmp_path, data)
+    items = read(Uniprot(files="file", scan=scan, on_error="reject"), tmp_path, data)
+    assert [item.key for item in items if isinstance(item, SequenceRecord)] == ["P66666"]
+    assert [item.key for item in items if isinstance(item, Rejection)] == ["P12345"]
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
