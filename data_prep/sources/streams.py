@@ -48,7 +48,7 @@ class Stream(io.RawIOBase):
         self.raw_bytes, self.given, self._digest = 0, 0, hashlib.sha256()
         self.marked, self._ahead = False, b""
         self._file = file
-        self._source = io.BufferedReader(_Hashed(self), BLOCK)
+        self._source: Any = io.BufferedReader(_Hashed(self), BLOCK)
         self.packed = not begin and self._source.peek(2)[:2] == b"\x1f\x8b"
         self._plain: Any = igzip.IGzipFile(fileobj=self._source) if self.packed else self._source
 
@@ -170,6 +170,8 @@ class Stream(io.RawIOBase):
         return FileSeen(self.name, self.raw_bytes, self._digest.hexdigest(), self.release)
 
     def close(self) -> None:
+        # The garbage collector does not see through isal's reader: a cycle with one in it, and its buffers, would stay.
+        self._plain = self._source = self._file
         self._file.close()
         super().close()
 

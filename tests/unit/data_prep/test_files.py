@@ -1,5 +1,6 @@
 """Streams, byte ranges, tables and places: nothing twice, nothing left out, nothing larger than it should be."""
 
+import gc
 import gzip
 import hashlib
 import io
@@ -7,6 +8,7 @@ import random
 import re
 import threading
 import tracemalloc
+import weakref
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -104,6 +106,23 @@ def test_a_stream_is_hashed_as_it_is_stored(tmp_path: Path, pack: bool) -> None:
         assert stream.given == len(TEXT) * 1000 and stream.read(1) == b""
     assert seen == FileSeen("file", len(stored), hashlib.sha256(stored).hexdigest(), "2024_05")
     assert load(Place(str(tmp_path)), "file") == (TEXT * 1000, FileSeen("file", len(stored), seen.sha256))
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_closed_stream_is_gone(tmp_path: Path, pack: bool) -> None:
+    """Without a garbage collection, which does not find a gzip reader of isal's; else each file would cost 160 kB."""
+    where = place(tmp_path, gzip.compress(TEXT) if pack else TEXT)
+    with Stream.open(where, "file") as stream:
+        assert stream.packed == pack and stream.read(3) == b"one"
+    with pytest.raises(ValueError, match="closed"):
+        stream.read(1)
+    gone = weakref.ref(stream)
+    gc.disable()
+    try:
+        del stream
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_what_was_looked_at_ahead_is_read_again(tmp_path: Path) -> None:
