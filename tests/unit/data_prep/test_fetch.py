@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -295,3 +296,20 @@ def test_a_strange_file_is_not_overwritten(archive: Archive, tmp_path: Path) -> 
     (tmp_path / "x.bin").write_bytes(BODY)  # brought by other means, and right
     assert get(archive, tmp_path, "x.bin", sha256=digest).counts == {"kept": 1} and not archive.asked
     assert record(tmp_path)["files"]["x.bin"]["checked"] == "sha256 of the configuration"
+
+
+def test_a_server_that_is_not_there_is_named(archive: Archive, tmp_path: Path) -> None:
+    report = get(archive, tmp_path, "x.bin", base="http://127.0.0.1:1", web={"retries": 1})
+    assert reasons(report) == ["unreachable"] and "tried 2 times" in report.failed[0].message
+
+
+def test_a_full_disk_stops_the_run_at_once(archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abcdef":
+        archive.put(f"/{name}.bin", BODY)
+    small = shutil.disk_usage(tmp_path)._replace(free=1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: small)
+        with pytest.raises(OSError, match=r"has 0\.0 GB, 0\.0 GB are free"):
+            get(archive, tmp_path, *(f"{name}.bin" for name in "abcdef"), web={"connections": 1})
+    assert len(archive.asked) < 6
+    assert get(archive, tmp_path, *(f"{name}.bin" for name in "abcdef")).counts == {"fetched": 6}
