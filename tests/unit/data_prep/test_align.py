@@ -97,6 +97,28 @@ def test_a_range_beyond_the_sequence_is_not_believed():
     assert result.residue.tolist() == list(range(10, 60))
 
 
+def test_a_model_of_the_same_sequence_needs_no_aligner(monkeypatch):
+    monkeypatch.setattr("data_prep.align._gapped", None)
+    result = placed(SEQUENCE, numbers((1, 401)))
+    assert (result.residue.tolist(), result.identity, result.aligned) == (list(range(400)), 1.0, 1.0)
+    sure = numbers((1, 30), (41, 90), (100, 401))  # of which unsure residues were left out
+    result = placed("".join(SEQUENCE[i - 1] for i in sure), sure, begin=1, end=400, shift=-1)
+    assert (result.residue.tolist(), result.identity) == ((sure - 1).tolist(), 1.0)
+
+
+def test_chains_beyond_the_aligner_are_placed_by_their_numbers(monkeypatch):
+    monkeypatch.setattr("data_prep.align._gapped", None)
+    long = SEQUENCE * 60
+    letters = mutate(long[1000:13000], *range(0, 12000, 1000))
+    result = place(letters, numbers((1, 12001)), long, 1001, 13000, None, 0.95, 0.8)
+    assert result.residue.tolist() == list(range(1000, 13000))
+    assert result.identity == pytest.approx(1 - 12 / 12000)
+    stranger = "".join(random.Random(1).choices(LETTERS, k=12000))
+    assert place(stranger, numbers((1, 12001)), long, None, None, None, 0.95, 0.8).identity < 0.5
+    nowhere = place(letters, numbers((90_001, 102_001)), long[:12500], None, None, None, 0.95, 0.8)
+    assert nowhere.aligned * nowhere.identity < 0.5
+
+
 def test_a_stranger_has_no_identity_to_speak_of():
     stranger = "".join(random.Random(1).choices(LETTERS, k=120))
     result = placed(stranger, numbers((1, 121)))
