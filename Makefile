@@ -32,7 +32,7 @@ format: .venv/.installed
 	$(BIN)/ruff format .
 
 bench: .venv-bench/.installed
-	.venv-bench/bin/python benchmarks/parse.py --quick
+	.venv-bench/bin/python benchmarks/structures.py --quick
 	.venv-bench/bin/python benchmarks/read.py --quick
 
 # pip installs torch, because it chooses the build for this machine (CPU or CUDA, with that build's own libraries);

@@ -49,16 +49,19 @@ class Chain:
     @property
     def kind(self) -> str:
         """As gemmi tells it: most residues are amino acids; unknown ones count as such where they have a CA."""
-        kinds = [component(name)[1] for name in self.residues]
-        unknown = sum(bool(known) for name, known in zip(kinds, self.mask[:, 1], strict=True) if name == "?")
-        right, left = kinds.count("L"), kinds.count("D")
+        known = {name: component(name)[1] for name in set(self.residues)}
+        kinds = [known[name] for name in self.residues]
+        right, left, unknown = kinds.count("L"), kinds.count("D"), 0
+        if "?" in kinds:
+            unknown = sum(kind == "?" and bool(ca) for kind, ca in zip(kinds, self.mask[:, 1], strict=True))
         if 2 * (right + left + unknown) <= len(kinds):
             return ""
         return "D" if left > right else "L"
 
     @property
     def letters(self) -> str:
-        return "".join(component(name)[0] for name in self.residues)
+        known = {name: component(name)[0] for name in set(self.residues)}
+        return "".join([known[name] for name in self.residues])
 
 
 def chains(atoms: Atoms) -> Iterator[Chain]:
