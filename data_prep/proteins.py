@@ -18,7 +18,7 @@ from pretrain.data.index import MANIFEST, Dataset
 from pretrain.sample import Sample, Structure
 
 FASTA = (".fasta", ".fa", ".faa", ".fas")
-STRUCTURE = (".cif", ".mmcif", ".pdb", ".ent")
+STRUCTURE = (".cif", ".mmcif", ".bcif", ".pdb", ".ent")
 
 
 def read(path: str | Path) -> list[Sample]:
@@ -59,7 +59,7 @@ def _fasta(path: Path) -> Iterator[Sample]:
 
 
 def _structures(root: Path, names: list[str]) -> Iterator[Sample]:
-    source = Structures(files=tuple(names), min_residues=1)
+    source = Structures(files=tuple(names), min_residues=1, states=False, pae="ignore")
     for name in names:
         with Stream.open(Place(str(root)), name) as stream:
             for item in source.parse(stream):
