@@ -23,12 +23,13 @@ import pydantic
 
 from data_prep.places import Place
 from data_prep.records import FileSeen, Items, Rejection
-from data_prep.sources.streams import BLOCK, DAMAGE, SourceError, Stream
+from data_prep.sources.streams import BLOCK, DAMAGE, WHOLE_FILE, SourceError, Stream
 from pretrain.config import Config
 
 __all__ = [
     "BLOCK",
     "DAMAGE",
+    "WHOLE_FILE",
     "Files",
     "Slice",
     "SourceError",
@@ -41,6 +42,7 @@ __all__ = [
     "text",
 ]
 
+MAX_LINE = 4 << 20  # bytes of a table's row: as a list of empty cells it takes 32 MiB
 MOST_REFUSED = 1000  # lines in a row that are no lines of a table: then it is no table
 
 
@@ -103,10 +105,18 @@ class Files(Config):
         root: where this source's files lie. home: the configuration's own root, which may be another.
         """
         for name in part.names:
+            found = False
             try:
                 with Stream.open(root, name, part.begin, part.end) as stream:
-                    yield from self.parse(stream)
+                    if not part.begin:
+                        stream.opening()
+                    for item in self.parse(stream):
+                        found = found or not isinstance(item, FileSeen)
+                        yield item
                     if part.end is None:
+                        if not found:
+                            problem = f"{stream.given} bytes, and nothing in them that is read; is it whole?"
+                            yield Rejection("no_entries", Path(name).name, name, problem, WHOLE_FILE)
                         yield stream.seen()
                     elif part.begin == 0:
                         with Stream.open(root, name) as whole:
@@ -115,7 +125,7 @@ class Files(Config):
             except SourceError as error:
                 if self.on_error == "stop":
                     raise
-                yield Rejection(error.reason, Path(name).name, name, str(error), error.position)
+                yield Rejection(error.reason, Path(name).name, name, str(error), error.position or WHOLE_FILE)
 
     def rows(
         self, stream: Stream, columns: dict[str, str], optional: Collection[str] = ()
@@ -191,17 +201,22 @@ def rows(
     """Lines of a table with a header, as (position, {our name: value}); tabs, or commas in a `.csv`.
 
     Blank lines are passed over. columns: our name → the file's column. optional: our names that a file may lack; their
-    value is then "". refused: where a line with fewer columns goes, for the caller to take; without it, such a line ends
-    the reading. Raises SourceError when the header lacks a column, and for such a line.
+    value is then "". refused: where a line with fewer columns goes, for the caller to take; without it, such a line
+    ends the reading. Raises SourceError when the header lacks a column, and for such a line.
     """
     stream.opening()
     lines = _cells(stream)
     _, header = next(lines, ("", [""]))
     missing = sorted(theirs for ours, theirs in columns.items() if theirs not in header and ours not in optional)
     if missing:
+        shown = ", ".join(f"{name[:40]!r}" for name in header[:20]) + (", …" if len(header) > 20 else "")
         raise SourceError(
             "unparsable_table",
-            f"{stream.name}: no column {missing} in its header {header}; name the right ones in the source's `columns`",
+            f"{stream.name}: no column {missing} in its header [{shown}]; name the right ones in `columns`",
+        )
+    if any("\r" in name for name in header):
+        raise SourceError(
+            "unparsable_table", f"{stream.name}: its lines end in carriage returns alone; write it with line feeds"
         )
     place = {ours: header.index(theirs) for ours, theirs in columns.items() if theirs in header}
     absent = dict.fromkeys(columns.keys() - place.keys(), "")
@@ -219,11 +234,11 @@ def rows(
 def _cells(stream: Stream) -> Iterator[tuple[str, list[str]]]:
     """(position, cells) of each line that is not blank. Between tabs a quote is a character like any other."""
     if ".csv" not in Path(stream.name).suffixes:
-        for at, line in stream.pieces(b"\n"):
+        for at, line in stream.pieces(b"\n", MAX_LINE):
             if line.strip():
                 yield f"byte {at}", text(line).rstrip("\r").split("\t")
         return
-    reader = csv.reader((text(line) + "\n" for _, line in stream.pieces(b"\n")), strict=True)
+    reader = csv.reader((text(line) + "\n" for _, line in stream.pieces(b"\n", MAX_LINE)), strict=True)
     try:
         yield from ((f"line {reader.line_num}", row) for row in reader if row)
     except csv.Error as error:

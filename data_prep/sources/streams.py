@@ -16,20 +16,40 @@ from data_prep.records import FileSeen
 BLOCK = 1 << 20  # bytes read at once
 MAX_WHOLE = 512 << 20  # bytes of a file that is parsed in one piece; the largest mmCIF file of the PDB has 400 MB
 MAX_PIECE = 64 << 20  # bytes of one entry or line; the longest UniProt entry has 0.5 MB
+MAX_SAID = 1_000  # characters of a message
+WHOLE_FILE = "whole file"  # the position of what is wrong with all of it
+OTHERS = {  # how files begin that are packed in a way that is not read
+    b"PK\x03\x04": "a zip archive",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x1f\x8b": "gzip within gzip",
+}
 DAMAGE: tuple[Any, ...] = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile)
 BOMB = 400  # times that a file may expand; text of one repeated letter reaches 1,000, real files 50
-BOMB_FROM = 256 << 20  # bytes that are let through before the ratio is asked for
+BOMB_FROM = 64 << 20  # bytes that are let through before the ratio is asked for
 
 
 class SourceError(ValueError):
-    """A source file that cannot be used. `reason` is the short name under which a rejection of it is counted."""
+    """A source file that cannot be used. `reason` is the short name under which a rejection of it is counted.
+
+    Messages quote what was seen: a long one loses its middle, and what a terminal would obey is spelt out.
+    """
 
     def __init__(self, reason: str, message: str, position: str = "") -> None:
-        super().__init__(message)
+        super().__init__(_readable(message))
         self.reason, self.position = reason, position
 
     def __reduce__(self) -> tuple:  # its arguments, so that the error survives the way from a worker to the driver
         return SourceError, (self.reason, str(self), self.position)
+
+
+def _readable(message: str) -> str:
+    if len(message) > MAX_SAID:
+        message = f"{message[: MAX_SAID * 2 // 3]} […] {message[-MAX_SAID // 3 :]}"
+    if message.isprintable():
+        return message
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
 
 
 class Stream(io.RawIOBase):
@@ -96,8 +116,8 @@ class Stream(io.RawIOBase):
     def opening(self, size: int = 4096) -> bytes:
         """The first bytes, to tell a format by; they are given again by what reads next.
 
-        Raises SourceError for a file of nothing but white space there, and for a web page, which is what some servers
-        send in place of a file that they do not have.
+        Raises SourceError for a file of nothing but white space there, for one that is packed in another way than gzip,
+        and for a web page, which is what some servers send in place of a file that they do not have.
         """
         begun = b""
         while len(begun) < size and (part := self.read(size - len(begun))):
@@ -110,6 +130,8 @@ class Stream(io.RawIOBase):
             raise SourceError(
                 "html_reply", f"{self.name}: a web page, {begun[:60]!r}, where data should be; fetch the file again"
             )
+        if other := next((what for mark, what in OTHERS.items() if begun.startswith(mark)), None):
+            raise SourceError("unknown_format", f"{self.name}: this is {other}, and gzip alone is read; unpack it")
         return begun
 
     def _empty(self) -> SourceError:
@@ -138,27 +160,32 @@ class Stream(io.RawIOBase):
         Of a range, those that begin in it: nothing is given twice by ranges that touch, and nothing is left out.
         """
         cut = re.compile(re.escape(mark)).split  # half again as fast as bytes.split
-        rest, offset, end = b"", max(self.begin - len(mark), 0), self.end
+        held, tail, over = [b""], b"", len(mark) - 1  # what is not cut yet; its last bytes, where a mark may have begun
+        offset, end = max(self.begin - len(mark), 0), self.end
         if offset:
             self._file.seek(offset)
         partial = self.begin > 0  # the first piece began before the range
         self.marked = True
         while block := self.read(BLOCK):
-            rest += block
-            *found, rest = cut(rest)
-            for piece in found:
-                at, offset = offset, offset + len(piece) + len(mark)
-                if not partial:
-                    if end is not None and at >= end:
-                        return
-                    yield at, piece
-                partial = False
-            if len(rest) > limit:
+            held.append(block)
+            if mark in block or mark in tail + block[:over]:
+                *found, rest = cut(b"".join(held))
+                held = [rest]
+                for piece in found:
+                    at, offset = offset, offset + len(piece) + len(mark)
+                    if not partial:
+                        if end is not None and at >= end:
+                            return
+                        yield at, piece
+                    partial = False
+            if (size := sum(map(len, held))) > limit:
                 raise SourceError(
                     "overlong_entry",
-                    f"{self.name}: no end after {len(rest)} bytes of an entry or line; look there",
+                    f"{self.name}: no end after {size} bytes of an entry or line; look there",
                     f"byte {offset}",
                 )
+            tail = (tail + block[-over:])[-over:] if over else b""
+        rest = b"".join(held)
         if rest and not partial and (end is None or offset < end):
             self.marked = False
             yield offset, rest
@@ -191,7 +218,8 @@ class _Hashed(io.RawIOBase):
         except OSError as error:
             raise _unreadable(self._stream.name, error) from error
         self._stream.raw_bytes += size
-        self._stream._digest.update(memoryview(buffer)[:size])
+        if self._stream.end is None:  # a range is no file, and has no hash
+            self._stream._digest.update(memoryview(buffer)[:size])
         return size
 
 

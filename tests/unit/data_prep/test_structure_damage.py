@@ -43,7 +43,7 @@ RENAMED = {
     "pickle": (b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94.", "unparsable"),
     "web page": (b"<!DOCTYPE html>\n<html><body>404</body></html>", "html_reply"),
     "png": (b"\x89PNG\r\n\x1a\n" + bytes(64), "unparsable"),
-    "zip": (b"PK\x03\x04" + bytes(64), "unparsable"),
+    "zip": (b"PK\x03\x04" + bytes(64), "unknown_format"),
     "json": (b'{"predicted_aligned_error": [[0]]}', "unparsable"),
     "zeros": (bytes(4096), "unparsable"),
     "text": (b"this is not a structure\n" * 9, "unparsable"),

@@ -256,8 +256,10 @@ def test_what_is_no_file_of_entries(tmp_path: Path, data: str, reason: str) -> N
     assert refused(tmp_path, data) == reason
 
 
-def test_no_entries_are_none(tmp_path: Path) -> None:
-    assert [item for item in read(tmp_path, HEAD + TAIL) if not isinstance(item, FileSeen)] == []
+def test_that_there_are_no_entries_is_said(tmp_path: Path) -> None:
+    refused, seen = read(tmp_path, HEAD + TAIL)
+    assert isinstance(refused, Rejection) and isinstance(seen, FileSeen)
+    assert (refused.reason, refused.source, refused.position) == ("no_entries", "file", "whole file")
 
 
 def test_harmless_variations(tmp_path: Path) -> None:
