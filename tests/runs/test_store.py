@@ -1,6 +1,8 @@
 """Preparing from and to an S3 server that is really there: the same bytes as on a disk, also when it is restarted."""
 
 import filecmp
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import job
+from data_prep import job, places
 from data_prep.places import Place
 from data_prep.prepare import PrepareConfig, prepare
 from pretrain.config import load
@@ -138,6 +140,25 @@ def test_sources_on_a_store_are_read_as_on_a_disk(server, expected, tmp_path):
     names = sorted(path.relative_to(expected).as_posix() for path in expected.rglob("*") if path.is_file())
     _, different, unreadable = filecmp.cmpfiles(tmp_path / "data", expected, names, shallow=False)
     assert (different, unreadable) == ([], [])
+
+
+def test_a_large_shard_goes_in_parts_and_is_read_back(server, tmp_path, monkeypatch):
+    place, name = Place("s3://bucket/large"), "train/sequence/00000.tar"
+    file = tmp_path / "shard"
+    file.write_bytes(os.urandom(1 << 20) * 110)
+    wanted = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert place.put(file, name) == wanted
+    assert not file.exists()
+    stat = place.stat(name)
+    assert stat.bytes == 110 << 20
+    assert "-" in stat.version  # the tag of an object that was put in parts
+    assert places.sha256(place.open(name)) == wanted
+    assert place.read(name, (50 << 20) - 3, 6) == place.read(name)[(50 << 20) - 3 : (50 << 20) + 3]
+    file.write_bytes(b"whole")
+    monkeypatch.setattr(Place, "open", lambda self, name: io.BytesIO(b"wh0le"))
+    with pytest.raises(places.Damaged, match="read back"):
+        place.put(file, name)
+    assert file.exists()
 
 
 def test_a_store_that_is_restarted_in_the_middle_costs_time_only(server, expected, tmp_path):
