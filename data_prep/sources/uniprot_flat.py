@@ -22,8 +22,7 @@ LINES = {code: "R[NPCXGATL]" if code == "RN" else code for code in CODES}  # tho
 USUAL = re.compile("".join(rf"(?:({line}   .*(?:\n{line}   .*)*+)(?:\n|\Z))?+" for line in LINES.values()) + r"\Z")
 NEXT = {code: re.compile(rf"\n(?!{line}   )") for code, line in LINES.items()}  # where a block of one code ends
 NEXT |= dict.fromkeys(CITED, NEXT["RN"]) | {"**": re.compile(r"\n(?!\*\*)")}  # internal remarks, in old files
-GO = b"\nDR   GO; "
-TERM = re.compile(r"\nDR   GO; ([^;\n]*)(?:; .*; (.*))?")
+TERM = re.compile(rb"\nDR   GO; ([^;\n]*)(?:; .*; (.*))?")
 KEY = re.compile(rb"^AC +([A-Z0-9]+)", re.MULTILINE)
 BLANKS = re.compile(rb"(?<![ \t\r])[ \t\r]++$", re.MULTILINE)
 CITATION = re.compile(
@@ -81,20 +80,16 @@ def scan(piece: bytes) -> Scanned:
     _, sequence, end = _sequence(piece)
     if not piece.startswith(b"ID   ") or (begin := piece.find(b"\nAC   ")) < 0:
         raise ValueError("no ID and AC line at its beginning")
-    if piece.rfind(b"\nSQ   ", 0, end) >= 0:
+    if piece.rfind(b"\nSQ   SEQUENCE   ", 0, end) >= 0:
         raise ValueError("two SQ lines: the `//` between two entries is missing")
     key = piece[begin + 6 : piece.index(b"\n", begin + 6)].partition(b";")[0].decode("ascii")
-    terms: list[tuple[str, str]] = []
-    first = last = piece.rfind(GO, 0, end)
-    while first >= 0 and (before := piece.rfind(GO, 0, first)) >= 0:  # backwards, which is three times as fast
-        first = before
-    if first >= 0:
-        lines = piece[first : piece.index(b"\n", last + 1)].decode("latin-1")
-        terms = [(term, _code(evidence)) for term, evidence in TERM.findall(lines)]
+    terms = [(term.decode("ascii"), _code(evidence)) for term, evidence in TERM.findall(piece, 0, end)]
     return Scanned(key, sequence.decode("ascii"), tuple(dict.fromkeys(terms)))
 
 
-_code = lru_cache(1 << 12)(normal)
+@lru_cache(1 << 12)
+def _code(evidence: bytes) -> str:
+    return normal(evidence.decode("latin-1"))
 
 
 def parse(piece: bytes) -> Entry:
