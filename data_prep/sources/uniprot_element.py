@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from lxml import etree  # type: ignore[attr-defined]  # it has no stubs
 
 from data_prep.sources.evidence import normal
-from data_prep.sources.uniprot_entry import Dated, Entry, Feature, Reference, verify
+from data_prep.sources.uniprot_entry import Dated, Entry, Feature, Later, Reference, verify
 from data_prep.sources.uniprot_features import KINDS
 
 CLASSES = {"Swiss-Prot": "Reviewed", "TrEMBL": "Unreviewed"}
@@ -99,11 +99,11 @@ class _Element:
             taxonomy_id=tuple(each.get("id") for each in self.all("organism/dbReference")),
             host_organism=tuple(map(_organism, self.all("organismHost"))),
             host_taxonomy_id=tuple(each.get("id") for each in self.all("organismHost/dbReference")),
-            references=tuple(_reference(i, each) for i, each in enumerate(self.all("reference"), 1)),
+            references=Later(_references, self.all("reference")),
             comments=tuple(comment for each in self.all("comment") if (comment := _comment(each))),
             cross_references=tuple(_cross_reference(each) for each in self.all("dbReference")),
             keywords=tuple(self.texts("keyword")),
-            features=tuple(map(_feature, self.all("feature"))),
+            features=Later(_features, self.all("feature")),
             protein_existence=_existence(self.all("proteinExistence")),
         )
 
@@ -169,6 +169,10 @@ def _organelle(locations: list[_Element]) -> str:
 def _existence(found: list[_Element]) -> int | str:
     said = found[0].get("type").lower() if found else ""
     return next((i for i, what in enumerate(EXISTENCE, 1) if said.endswith(what)), "")
+
+
+def _references(found: list[_Element]) -> tuple[Reference, ...]:
+    return tuple(_reference(number, each) for number, each in enumerate(found, 1))
 
 
 def _reference(number: int, reference: _Element) -> Reference:
@@ -248,6 +252,10 @@ def _isoform(isoform: _Element) -> Iterator[str]:
     variants = ", ".join(sequence.get("ref").split())
     yield f"Name={isoform.texts('name')[0]};"
     yield f"IsoId={', '.join(isoform.texts('id'))}; Sequence={variants or sequence.get('type').capitalize()};"
+
+
+def _features(found: list[_Element]) -> tuple[Feature, ...]:
+    return tuple(map(_feature, found))
 
 
 def _feature(feature: _Element) -> Feature:

@@ -16,6 +16,7 @@ import anycrc
 from data_prep.sources.files import SourceError
 
 Dated = tuple[str, int | str]  # ("21-JUL-1986", version); old releases have versions such as "2.3"
+S = TypeVar("S")
 T = TypeVar("T")
 STRAIN = re.compile(r"(strain|isolate|serotype|serovar|serogroup|biovar|biotype|genotype|subtype|type|clone|clade)\b")
 BRACKETS = {")": "(", "]": "["}
@@ -55,12 +56,12 @@ class Feature(NamedTuple):
 class Later(Sequence[T]):
     """A tuple that is parsed when it is first looked at: references are half of an entry, and seldom asked for."""
 
-    def __init__(self, parse: Callable[[str], tuple[T, ...]], text: str) -> None:
-        self._parse, self._text = parse, text
+    def __init__(self, parse: Callable[[S], tuple[T, ...]], text: S) -> None:
+        self._parse = lambda: parse(text)
 
     @cached_property
     def _items(self) -> tuple[T, ...]:
-        return self._parse(self._text)
+        return self._parse()
 
     @overload
     def __getitem__(self, index: int) -> T: ...

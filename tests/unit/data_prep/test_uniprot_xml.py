@@ -209,7 +209,6 @@ def test_document_types_across_blocks_are_refused(tmp_path: Path) -> None:
         (lambda entry: entry.replace('length="20"', 'length="x"'), "invalid literal"),
         (lambda entry: entry.replace('length="20"', 'length="21"'), "21 residues are stated, 20 are there"),
         (lambda entry: entry.replace("MKTAYIAKQR", "MKTAYIAKQQ"), f"checksum {CHECKSUM} is stated"),
-        (lambda entry: entry.replace('<begin position="2"/>', '<begin position="two"/>'), "invalid literal"),
         (lambda entry: entry.replace("<name>TEST", "<name>" + "<i a=''/>" * 900_000 + "TEST"), "tags and attributes"),
     ],
 )  # fmt: skip
@@ -225,6 +224,12 @@ def test_what_is_no_entry_is_named_and_the_next_one_read(
     (refusal,) = [item for item in items if isinstance(item, Rejection)]
     assert re.search(said, refusal.detail) and refusal.position == f"byte {len(HEAD + OTHER)}"
     assert [item.key for item in items if isinstance(item, SequenceRecord)] == ["P54321", "P66666"]
+
+
+def test_features_that_are_none_are_refused_when_asked_for() -> None:
+    document = f"<uniprot>{ENTRY}</uniprot>".replace('<begin position="2"/>', '<begin position="two"/>').encode()
+    with pytest.raises(ValueError, match="invalid literal"):
+        len(uniprot_element.parse(document).features)
 
 
 def test_cut_at_any_byte_it_is_an_error(tmp_path: Path) -> None:
