@@ -151,6 +151,39 @@ def test_files_that_are_gone_or_too_many_are_named(data: Path) -> None:
     ]
 
 
+def test_stored_features_are_checked_against_their_summary(data: Path) -> None:
+    shard, _ = first(data)
+    path = shard.relative_to(data).as_posix()
+    folder = data / "features" / "abc"
+    stored = folder / Path(path).with_suffix(".safetensors")
+    stored.parent.mkdir(parents=True)
+    stored.write_bytes(b"rows")
+    text = (data / MANIFEST).read_bytes()
+    summary = {
+        "dataset": {"manifest_sha256": hashlib.sha256(text).hexdigest()},
+        "shards": {path: {"sha256": hashlib.sha256(b"rows").hexdigest(), "bytes": 4}},
+    }
+    (folder / "features.json").write_text(json.dumps(summary))
+    assert not damage(data)
+    stored.write_bytes(b"rowz")
+    (stored.parent / "00099.safetensors").write_bytes(b"")
+    found = damage(data)
+    assert sorted(found) == sorted(
+        [
+            f"features/abc/{GROUP}/00099.safetensors: is no file of the data set",
+            f"{stored.relative_to(data).as_posix()}: SHA-256 is not that of features.json",
+        ]
+    )
+    stored.unlink()
+    summary["dataset"]["manifest_sha256"] = "0" * 64
+    (folder / "features.json").write_text(json.dumps(summary))
+    found = damage(data)
+    assert "features/abc/features.json: belongs to another manifest" in found
+    assert any("is in features.json but not there" in each for each in found)
+    (folder / "features.json").write_text("{")
+    assert any("features.json: is damaged" in each for each in damage(data))
+
+
 def test_bytes_behind_the_end_are_found(data: Path) -> None:
     shard, _ = first(data)
     with open(shard, "ab") as file:
