@@ -154,18 +154,19 @@ def _conformer(rows: list[tuple[bytes, bytes, int, float, int]]) -> tuple[bytes,
 
     rows: (name, location, slot, occupancy, row) in the file's order.
     """
-    lettered = {name for name, alt, *_ in rows if alt}
-    locations = dict.fromkeys((name, alt) for name, alt, *_ in rows if alt or name not in lettered)
-    if max(len(locations), len(rows) // len(READ)) > MAX_LOCATIONS:
-        raise SourceError("too_many_locations", f"{len(rows)} atoms in {len(locations)} conformers of one residue")
-    best: tuple[float, bytes, dict[int, int]] = (-np.inf, b"", {})
-    for name, location in locations:
-        held: dict[int, tuple[float, int]] = {}
-        for other, alt, slot, occupancy, row in rows:
-            fits = other == name and alt in (location, b"")
-            if fits and (slot not in held or occupancy > held[slot][0]):
-                held[slot] = (occupancy, row)
-        total = round(sum(occupancy for occupancy, _ in held.values()), 3)
-        if total > best[0] or not best[2]:
-            best = (total, name, {slot: row for slot, (_, row) in held.items()})
-    return best[1], best[2]
+    listed: dict[bytes, dict[bytes, dict[int, tuple[float, int]]]] = {}
+    for name, location, slot, occupancy, row in rows:
+        held = listed.setdefault(name, {}).setdefault(location, {})
+        if slot not in held or occupancy > held[slot][0]:
+            held[slot] = (occupancy, row)
+    if max(sum(map(len, listed.values())), len(rows) // len(READ)) > MAX_LOCATIONS:
+        raise SourceError("too_many_locations", f"{len(rows)} atoms in conformers of one residue; look at it")
+    best: tuple[float, bytes, dict[int, tuple[float, int]]] = (-np.inf, b"", {})
+    for name, locations in listed.items():
+        shared = locations.pop(b"", {})
+        for own in locations.values() or [shared]:
+            atoms = shared | own
+            total = round(sum(occupancy for occupancy, _ in atoms.values()), 3)
+            if total > best[0] or not best[2]:
+                best = (total, name, atoms)
+    return best[1], {slot: row for slot, (_, row) in best[2].items()}
