@@ -23,6 +23,7 @@ from data_prep.sources.gene_products import Products, protein
 MOST_TERMS = 10_000  # in one record
 MOST_KINDS = 1_000  # counted apart in one slice
 MOST_LISTED = 1_000  # unparsable lines of one slice that are listed one by one
+MAX_LINE = 4 << 20  # bytes; as a list of empty columns that takes 32 MiB
 MARK_OF_ORDER = "\xef\xbb\xbf"  # UTF-8's, read as Latin-1: what is wanted of a line is ASCII
 FORMATS = {"gaf": "gaf", "gpa": "gpad", "gpad": "gpad", "gpi": "gpi"}  # `!gpa-version: 1.1` → our name
 DAY = re.compile(r"\d{4}-\d\d-\d\d")
@@ -127,7 +128,9 @@ class AnnotationFiles(Files):
         header: dict[str, str] = {}
         read = self.reader(stream)
         unparsable = 0
-        for at, raw in stream.pieces(b"\n"):
+        for at, raw in stream.pieces(b"\n", MAX_LINE):
+            if not raw:
+                continue
             written = raw.decode("latin-1").rstrip("\r")
             if not at:
                 written = written.removeprefix(MARK_OF_ORDER)

@@ -26,7 +26,7 @@ OTHERS = {  # how files begin that are packed in a way that is not read
     b"\x1f\x8b": "gzip within gzip",
 }
 DAMAGE: tuple[Any, ...] = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile)
-BOMB = 400  # times that a file may expand; text of one repeated letter reaches 1,000, real files 50
+BOMB = 200  # times that a file may expand; text of one repeated letter reaches 1,000, real files 50
 BOMB_FROM = 64 << 20  # bytes that are let through before the ratio is asked for
 
 

@@ -33,6 +33,7 @@ FIELD = re.compile(r" [A-Z]{2}=")  # ` OS=…`, ` OX=…`, ` GN=…` in a header
 FRAGMENT = re.compile(r" \(Fragments?\)$")
 RELEASE = re.compile(rb"Release (\d{4}_\d\d)")
 GO = re.compile(r"GO:\d{7}")
+BLANKS = b" \t\n\r\v\f"
 MAX_HEADER = 64 << 10  # bytes
 MAX_FASTA = 16 << 20  # bytes of one entry; the longest protein known has 45,000 residues
 
@@ -66,7 +67,8 @@ class Uniprot(Files):
             try:
                 found = list(self._records(piece, xml, stream.name, position))
             except (ValueError, LookupError) as error:
-                reason, key = getattr(error, "reason", "unparsable_entry"), form.accession(piece)
+                reason = error.reason if isinstance(error, SourceError) else "unparsable_entry"
+                key = form.accession(piece)
                 if self.on_error == "stop":
                     said = f"{stream.name}: entry {key or '?'} at {position}: {error}"
                     raise SourceError(reason, said, position) from error
@@ -121,18 +123,25 @@ class Fasta(Files):
                     continue
             header, _, body = piece.partition(b"\n")
             position = f"byte {max(at - 1, 0)}"  # of its `>`
-            if len(header) > MAX_HEADER:
-                said = f"a header of {len(header)} bytes, {header[:40]!r}…; {MAX_HEADER} are allowed"
+            if reason := _refused(header):
+                said = f"a header of {len(header)} bytes, {header[:40]!r}…; one line of {MAX_HEADER} is allowed"
                 if self.on_error == "stop":
-                    raise SourceError("overlong_header", f"{stream.name}, {position}: {said}", position)
-                yield Rejection("overlong_header", accession(text(header[:200])), stream.name, said, position)
+                    raise SourceError(reason, f"{stream.name}, {position}: {said}", position)
+                yield Rejection(reason, accession(text(header[:200])), stream.name, said, position)
                 continue
             title = text(header).strip()
             key = accession(title)
-            sequence = text(b"".join(body.split())).rstrip("*").upper()
+            sequence = text(body.translate(None, BLANKS)).rstrip("*").upper()
             yield SequenceRecord(key, stream.name, sequence, position)
             if title.startswith(("sp|", "tr|")) and (known := _titled(title)):
                 yield EntryRecord(key, stream.name, known, (), position)
+
+
+def _refused(header: bytes) -> str:
+    """Why a header is none, or nothing; one with a carriage return in it has the whole entry in its line."""
+    if len(header) > MAX_HEADER:
+        return "overlong_header"
+    return "unparsable_entry" if b"\r" in header.rstrip(b"\r") else ""
 
 
 def accession(header: str) -> str:
@@ -193,7 +202,7 @@ class UniprotTable(Files):
                 if sequence:
                     verify(sequence.encode(), int(row["length"].replace(",", "") or len(sequence)), row["checksum"])
             except ValueError as error:
-                reason = getattr(error, "reason", "unparsable_line")
+                reason = error.reason if isinstance(error, SourceError) else "unparsable_line"
                 if self.on_error == "stop":
                     raise SourceError(reason, f"{stream.name}: entry {key} at {position}: {error}", position) from error
                 yield Rejection(reason, key, stream.name, str(error), position)
