@@ -5,9 +5,7 @@ per image, still encoded. The safetensors header carries a single metadata key, 
 come out in another order in every process, one key does not, and so the same protein is the same bytes everywhere.
 """
 
-import json
 import re
-import struct
 from dataclasses import asdict, dataclass, field
 from enum import IntFlag, StrEnum
 from functools import cached_property
@@ -16,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.member import CorruptSample, canonical, parse, serialize
+
 FORMAT = 1
 KEY = re.compile(r"[A-Za-z0-9_-]+")
 MAX_KEY = 80  # characters of a key in a data set; a tar header has 100 for a member's name
@@ -23,11 +23,6 @@ BACKBONE = ("N", "CA", "C", "O")
 CHANNELS = ("protein", "nucleus", "microtubules", "er")  # the planes of an image, in the order of its PNG's bands
 STEP = 0.01  # Å; coordinates are stored in these
 FARTHEST = STEP * np.iinfo(np.int32).max  # Å; what the widest stored type holds
-MAX_HEADER = 16 << 20  # bytes; a longer header is damage, not data
-
-
-class CorruptSample(ValueError):
-    """A member that cannot be a sample: truncated, overlong, or not what its header says."""
 
 
 class Modality(StrEnum):
@@ -212,7 +207,7 @@ def encode(sample: Sample) -> list[tuple[str, bytes]]:
         about["images"] = [_caption(image) for image in sample.images]
     if sample.about:
         about["about"] = {name: value for name, value in asdict(sample.about).items() if value}
-    members = [(f"{sample.key}.safetensors", _serialize(tensors, about))]
+    members = [(f"{sample.key}.safetensors", serialize(tensors, about))]
     return members + [(f"{sample.key}.{i}.{image.type}", image.data) for i, image in enumerate(sample.images)]
 
 
@@ -222,7 +217,7 @@ def decode(members: dict[str, bytes]) -> Sample:
     if name is None:
         raise CorruptSample(f"no .safetensors member among {sorted(members)}")
     try:
-        return _decode(name.removesuffix(".safetensors"), members, *_parse(members[name]))
+        return _decode(name.removesuffix(".safetensors"), members, *parse(members[name]))
     except CorruptSample:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
@@ -334,48 +329,3 @@ def _check(sample: Sample, structure: Structure) -> None:
 
 def _letters(text: str) -> NDArray[np.uint8]:
     return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
-
-
-_TYPES = {"uint8": "U8", "int16": "I16", "int32": "I32"}
-_DTYPES = {"U8": np.dtype("u1"), "I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
-
-
-def _serialize(tensors: dict[str, NDArray[np.generic]], about: dict[str, object]) -> bytes:
-    """A safetensors file. Widest types first and names sorted, as the format's own writer lays them out."""
-    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
-    header: dict[str, object] = {"__metadata__": {"sample": canonical(about)}}
-    end = 0
-    for name in order:
-        start, end = end, end + tensors[name].nbytes
-        header[name] = {
-            "dtype": _TYPES[tensors[name].dtype.name],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return (
-        struct.pack("<Q", len(text)) + text + b"".join(np.ascontiguousarray(tensors[name]).tobytes() for name in order)
-    )
-
-
-def _parse(data: bytes) -> tuple[dict, dict[str, NDArray]]:
-    """(the `sample` metadata, tensors as views of `data`). Every length is checked before it is believed."""
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8):
-        raise CorruptSample(f"header of {length} bytes in a member of {len(data)}")
-    header = json.loads(data[8 : 8 + length])
-    about = json.loads(header.pop("__metadata__")["sample"])
-    body = memoryview(data)[8 + length :]
-    tensors = {}
-    for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        if not 0 <= start <= end <= len(body):
-            raise CorruptSample(f"tensor {name} at bytes {start}–{end} of {len(body)}")
-        tensors[name] = np.frombuffer(body[start:end], dtype=_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return about, tensors
-
-
-def canonical(value: object) -> str:
-    """JSON with one spelling: sorted keys, no spaces, UTF-8 as it is."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
