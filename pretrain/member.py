@@ -1,7 +1,7 @@
 """A member of a shard: a safetensors file with one metadata entry, written always alike and read without trust.
 
 Several metadata entries come out in another order in every process, one does not; so everything that is no array is one
-canonical JSON text. Written here rather than by the format's library because its reader copies, and takes twice the time.
+canonical JSON text. Written here, not by the format's library: its reader copies, and takes twice the time.
 """
 
 import json

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.member import CorruptSample, canonical, parse, serialize
+from pretrain.member import CorruptSample, parse, serialize
+from pretrain.member import canonical as canonical
 
 FORMAT = 1
 KEY = re.compile(r"[A-Za-z0-9_-]+")
