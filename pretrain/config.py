@@ -1,7 +1,7 @@
 """Strict configuration: TOML in, frozen pydantic models out, every unknown key an error.
 
-A file may name one parent with `extends = "other.toml"` (relative to itself, one level deep, so that a reader opens two
-files at most). Overrides are dotted: `train.steps=40`. A misspelt key is never a silent default: the error names the
+A file may name one parent with `extends = "other.toml"` (relative to itself, or a shipped one; one level deep, so that a
+reader opens two files at most). Overrides are dotted: `train.steps=40`. A misspelt key is never a silent default: the error names the
 key that was probably meant.
 """
 
@@ -53,7 +53,8 @@ def read(path: Path) -> dict[str, Any]:
         return tree
     if not isinstance(parent, str):
         raise ValueError(f"{path}: extends must name one file, got {parent!r}")
-    base = _toml(path.parent / parent)
+    beside = path.parent / parent
+    base = _toml(beside if beside.is_file() else find(parent))
     if "extends" in base:
         raise ValueError(f"{path}: extends {parent}, which itself extends {base['extends']}; one level is the limit")
     return _merge(base, tree)

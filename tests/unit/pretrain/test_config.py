@@ -111,6 +111,13 @@ def test_one_level_of_extends_is_the_limit(file: Path) -> None:
         config.load(Whole, grandchild)
 
 
+def test_a_parent_may_be_a_shipped_one(tmp_path, monkeypatch):
+    shipped = write(tmp_path / "configs" / "amma" / "base.toml", 'name = "base"\n')
+    monkeypatch.setattr(config, "SHIPPED", (tmp_path / "configs",))
+    child = write(tmp_path / "elsewhere" / "child.toml", 'extends = "amma/base.toml"\n')
+    assert config.read(child) == {"name": "base"} == config.read(shipped)
+
+
 def test_extends_is_relative_to_the_file_that_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "base" / "a.toml", '[model]\nkind = "small"\nwidth = 3\n')
     child = write(tmp_path / "child" / "b.toml", 'extends = "../base/a.toml"\n')
