@@ -335,9 +335,7 @@ def test_any_version_in_the_name_and_none():
     assert all(record.confidence is not None for record in records)
     unsaid = {record.key for record in records if record.begin is None}
     assert unsaid == {"P17538"}  # whose file has lost its DBREF
-    assert all(
-        (record.begin, record.end) == (1, len(record.letters)) for record in records if record.key not in unsaid
-    )
+    assert all((record.begin, record.end) == (1, len(record.letters)) for record in records if record.key not in unsaid)
 
 
 def test_atoms_are_some_of_the_backbone():
