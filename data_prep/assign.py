@@ -1,0 +1,267 @@
+"""Splits for all proteins together: whatever is related is in one split.
+
+One task, between parsing and writing. It goes through the facts of all partitions in the order of keys, so that a
+protein's number is its place in that order and a component's smallest number its smallest key; neither the number of
+partitions nor that of workers changes anything. It holds about 40 bytes per protein and 16 per link; the sequences
+pass by, into a FASTA file for MMseqs2.
+"""
+
+import heapq
+import shutil
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep import clusters, components
+from data_prep.components import Numbers
+from data_prep.places import Place
+from data_prep.split import DROPPED, SPLITS, TEST, TRAIN, VALID, Facts, SplitConfig, check, draw, parent, read, table
+
+HELD = 256 << 20  # bytes of all partitions' facts read ahead
+SMALLEST = 64 << 10  # bytes of one partition's
+LETTERS = "".join(chr(c).upper() if chr(c).isascii() and chr(c).isalpha() else "X" for c in range(256))
+FASTA = "sequences.fasta"
+HOMOLOGS = "homologs"
+Pairs = tuple[NDArray[Any], NDArray[Any]]
+Splits = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the manifest says of the splits. Numbers count proteins where nothing else is said.
+
+    splits: proteins in each. shares: asked for and reached. mmseqs: version, commands and clusters, and what counts as
+    relatives. joined: pairs, by what joins them. components: sets that nothing joins with another. sizes: of these.
+    largest: the largest one's smallest key, and its size. to_train: components and proteins that SplitConfig.largest
+    sent there. held_out: proteins of each held-out species, and homologs of these in others. leakage: of `verify`.
+    """
+
+    method: str
+    proteins: int
+    with_sequence: int
+    splits: dict[str, int]
+    shares: dict[str, dict[str, float]]
+    mmseqs: dict[str, Any]
+    joined: dict[str, int]
+    components: int
+    sizes: dict[str, int]
+    largest: dict[str, Any]
+    to_train: dict[str, int]
+    held_out: dict[str, int]
+    leakage: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Crowd:
+    """All proteins, by number. partition: where each one's facts are. own: the split that its key alone would give.
+
+    taxon: its own if that is held out, else 0. letters: a hash of its sequence, 0 without one. links: by kind, hashes
+    of links and the numbers of proteins that have them. isoforms: numbers of proteins that belong to the one before.
+    """
+
+    partition: "array[int]" = field(default_factory=lambda: array("I"))
+    own: "array[int]" = field(default_factory=lambda: array("B"))
+    taxon: "array[int]" = field(default_factory=lambda: array("I"))
+    letters: "array[int]" = field(default_factory=lambda: array("Q"))
+    links: "dict[str, tuple[array[int], array[int]]]" = field(default_factory=dict)
+    isoforms: "array[int]" = field(default_factory=lambda: array("q"))
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """splits: uint8 [N], as stored. to_train, held_out: as in Summary."""
+
+    splits: Splits
+    to_train: dict[str, int]
+    held_out: dict[str, int]
+
+
+def assign(place: Place, facts: Sequence[str], config: SplitConfig, folder: Path, threads: int = 0) -> Summary:
+    """Draw every protein's split; `folder` gets one table per partition, for `Assignment.read`.
+
+    facts: names below `place` of what `split.write` wrote, in the order of partitions. folder: local, with room for
+    about four times the sequences for the time of the call. threads: for MMseqs2, 0 for all there are.
+
+    Raises ValueError where MMseqs2 is wanted and is not there, or fails.
+    """
+    check(config)
+    scratch = folder / "scratch"
+    scratch.mkdir(parents=True)
+    crowd = gather(place, facts, config, scratch / FASTA)
+    root = components.alone(len(crowd.own))
+    joined, mmseqs = relate(crowd, config, root, scratch, threads)
+    components.settle(root)
+    drawn = draw_components(root, crowd, config)
+    leakage = leak(drawn.splits, config, scratch, threads) if config.verify else {}
+    shutil.rmtree(scratch)
+    write_tables(place, facts, crowd, drawn.splits, folder)
+    splits = {name: int((drawn.splits == code).sum()) for code, name in enumerate(SPLITS)}
+    return Summary(
+        method=config.method,
+        proteins=len(root),
+        with_sequence=int(np.count_nonzero(np.asarray(crowd.letters))),
+        splits=splits,
+        shares=shares(splits, config),
+        mmseqs=mmseqs,
+        joined=joined,
+        **sizes(root, place, facts, crowd),
+        to_train=drawn.to_train,
+        held_out=drawn.held_out,
+        leakage=leakage,
+    )
+
+
+def gather(place: Place, names: Sequence[str], config: SplitConfig, fasta: Path) -> Crowd:
+    """Go through all facts once. Sequences go to `fasta`, under their proteins' numbers, if they are to be compared."""
+    crowd, before = Crowd(), ""
+    taxa = set(config.held_out_taxa)
+    wanted = config.method == "cluster" or config.verify
+    with open(fasta, "w", encoding="ascii") as file:
+        for number, (key, partition, each) in enumerate(merged(place, names)):
+            crowd.partition.append(partition)
+            crowd.own.append(draw(key, config))
+            crowd.taxon.append(each.taxon if each.taxon in taxa else 0)
+            if parent(key) != key and parent(key) == parent(before):  # `P12345` comes just before `P12345-2`
+                crowd.isoforms.append(number)
+            for link in each.links:
+                kind = link.partition(":")[0]
+                if kind in config.together:
+                    marks, numbers = crowd.links.setdefault(kind, (array("Q"), array("q")))
+                    marks.append(_hash(link))
+                    numbers.append(number)
+            letters = (each.sequence or "").translate(LETTERS)
+            crowd.letters.append(_hash(letters) if letters else 0)
+            if letters and wanted:
+                file.write(f">{number}\n{letters}\n")
+            before = key
+    return crowd
+
+
+def merged(place: Place, names: Sequence[str]) -> Iterator[tuple[str, int, Facts]]:
+    """(key, partition, facts) of all partitions, in the order of keys."""
+    ahead = max(SMALLEST, HELD // max(len(names), 1))
+
+    def one(partition: int, name: str) -> Iterator[tuple[str, int, Facts]]:
+        return ((each.key, partition, each) for each in read(place, name, ahead))
+
+    return heapq.merge(*(one(partition, name) for partition, name in enumerate(names)), key=lambda row: row[0])
+
+
+def relate(
+    crowd: Crowd, config: SplitConfig, root: Numbers, scratch: Path, threads: int
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Join in `root` what belongs together; how many pairs of each kind there were, and what MMseqs2 did."""
+    joined: dict[str, int] = {}
+
+    def together(kind: str, pairs: Pairs) -> None:
+        joined[kind] = joined.get(kind, 0) + len(pairs[0])
+        components.join(root, *pairs)
+
+    isoforms = np.asarray(crowd.isoforms)
+    together("isoform", (isoforms, isoforms - 1))
+    for kind, (marks, numbers) in sorted(crowd.links.items()):
+        together(kind, components.pairs(np.asarray(marks), np.asarray(numbers)))
+    if config.method == "hash":
+        return joined, {}
+    numbers = np.flatnonzero(np.asarray(crowd.letters))
+    together("identical", components.pairs(np.asarray(crowd.letters)[numbers], numbers))
+    if not len(numbers):
+        return joined, {"version": clusters.version(), "clusters": 0}
+    found = clusters.cluster(scratch / FASTA, config, scratch / "clusters", threads)
+    for representatives, members in clusters.rows(found.table):
+        others = representatives != members
+        together("cluster", (representatives[others], members[others]))
+    how = {name: getattr(config, name) for name in clusters.ClusterConfig.model_fields}
+    return joined, {"version": found.version, "commands": list(found.commands), "clusters": found.count, **how}
+
+
+def draw_components(root: Numbers, crowd: Crowd, config: SplitConfig) -> Drawn:
+    """Each component gets the split of its smallest key; but for large ones, and those that have a held-out species."""
+    count = len(root)
+    splits: Splits = np.asarray(crowd.own)[root]
+    wanted = min((share for share in (config.valid, config.test) if share), default=1.0)
+    size = np.bincount(root, minlength=count)
+    large = (size > max(1, int(config.largest * wanted * count))) & (np.asarray(crowd.own) != TRAIN)
+    splits[large[root]] = TRAIN
+    taxon = np.asarray(crowd.taxon)
+    held = np.zeros(count, dtype=bool)
+    held[root[taxon > 0]] = True
+    large &= ~held
+    splits[held[root]] = TEST
+    homologs = held[root] & (taxon == 0)
+    if config.homologs == "drop":
+        splits[homologs] = DROPPED
+    species = {str(id): int((taxon == id).sum()) for id in config.held_out_taxa}
+    return Drawn(
+        splits,
+        {"components": int(large.sum()), "proteins": int(size[large].sum())},
+        {**species, HOMOLOGS: int(homologs.sum())} if species else {},
+    )
+
+
+def leak(splits: Splits, config: SplitConfig, scratch: Path, threads: int) -> dict[str, Any]:
+    """How many held-out sequences have a relative in train all the same: no search for clusters finds every one."""
+    names = {TRAIN: "train", VALID: "held_out", TEST: "held_out"}
+    with ExitStack() as stack:
+        out = {name: stack.enter_context(open(scratch / f"{name}.fasta", "wb")) for name in set(names.values())}
+        count = dict.fromkeys(out, 0)
+        for header in (file := stack.enter_context(open(scratch / FASTA, "rb"))):
+            name, letters = names.get(int(splits[int(header[1:])])), file.readline()
+            if name:
+                out[name].write(header + letters)
+                count[name] += 1
+    told = {"sequences_held_out": count["held_out"], "with_relative_in_train": 0, "command": ""}
+    if all(count.values()):
+        of, among = scratch / "held_out.fasta", scratch / "train.fasta"
+        command, found = clusters.relatives(of, among, config, scratch / "leakage", threads)
+        told |= {"with_relative_in_train": found, "command": command}
+    return told
+
+
+def write_tables(place: Place, facts: Sequence[str], crowd: Crowd, splits: Splits, folder: Path) -> None:
+    """One table per partition, in the order of its facts: key, split."""
+    begins = np.concatenate([[0], np.cumsum(np.bincount(np.asarray(crowd.partition), minlength=len(facts)))])
+    ordered = splits[np.argsort(np.asarray(crowd.partition), kind="stable")]
+    for number, name in enumerate(facts):
+        codes = ordered[begins[number] : begins[number + 1]].tolist()
+        with open(folder / table(number), "w", encoding="ascii") as file:
+            file.writelines(f"{each.key}\t{code}\n" for each, code in zip(read(place, name), codes, strict=True))
+
+
+def shares(splits: dict[str, int], config: SplitConfig) -> dict[str, dict[str, float]]:
+    """Asked for and reached. What was left out counts as part of the whole."""
+    asked = {"train": 1 - config.valid - config.test, "valid": config.valid, "test": config.test}
+    total = max(sum(splits.values()), 1)
+    return {name: {"asked": round(asked[name], 6), "reached": round(splits[name] / total, 6)} for name in SPLITS}
+
+
+def sizes(root: Numbers, place: Place, facts: Sequence[str], crowd: Crowd) -> dict[str, Any]:
+    """Summary's components, sizes and largest."""
+    size = np.bincount(root)
+    number = int(size.argmax()) if len(root) else 0
+    told: dict[str, int] = {}
+    for found, times in zip(*np.unique(size[size > 0], return_counts=True), strict=True):
+        low = 10 ** (len(str(found)) - 1)
+        name = str(found) if found < 10 else f"{low}-{10 * low - 1}"
+        told[name] = told.get(name, 0) + int(times)
+    most = {"key": key_of(number, place, facts, crowd), "size": int(size[number])} if len(root) else {}
+    return {"components": sum(told.values()), "sizes": told, "largest": most}
+
+
+def key_of(number: int, place: Place, facts: Sequence[str], crowd: Crowd) -> str:
+    partition = crowd.partition[number]
+    row = crowd.partition[:number].count(partition)
+    return next(islice(read(place, facts[partition]), row, None)).key
+
+
+def _hash(text: str) -> int:
+    """64 bits, never 0. Two of 10^8 texts share one with a chance of 1 in 4,000, and are then kept together."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") or 1
