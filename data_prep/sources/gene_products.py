@@ -13,7 +13,9 @@ from data_prep.places import Place
 from data_prep.records import FileSeen
 from data_prep.sources.files import SourceError, Stream
 
-MOST = 5_000_000  # objects that are remembered, about 1.5 GB; the largest model organism has some 100,000
+MOST = 2_000_000  # objects that are remembered, about 0.6 GB; the largest model organism has some 100,000
+MOST_SAID = 100  # lines of a header that are remembered
+MAX_LINE = 4 << 20  # bytes
 FORM = re.compile(r"(?P<protein>[A-Z0-9]+)(?:-\d+)?(?::PRO_\d+)?")
 DEPTH = 4  # a chain of an isoform of a protein of a gene
 NONE = -1
@@ -78,11 +80,13 @@ def read(root: Place, name: str, version: str, database: str, taxa: tuple[int, .
     members: set[str] = set()
     header: dict[str, str] = {}
     with Stream.open(root, name) as stream:
-        for at, line in stream.pieces(b"\n"):
+        stream.opening()
+        for at, line in stream.pieces(b"\n", MAX_LINE):
             text = line.decode("utf-8", "replace").rstrip("\r")
             if text.startswith("!"):
                 key, _, value = text[1:].partition(":")
-                header.setdefault(key.strip().lower(), value.strip())
+                if len(header) < MOST_SAID:
+                    header.setdefault(key.strip().lower(), value.strip()[:120])
             elif text.strip():
                 own, taxon, product = _row(text.split("\t"), header, name, at, database)
                 if taxa and taxon in taxa:

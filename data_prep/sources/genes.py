@@ -24,6 +24,7 @@ OTHERS = re.compile(r"ENS[A-Z]*(?:T|P|E|FM|GT)\d{6,}", re.IGNORECASE)  # Ensembl
 BREAK = re.compile(r"[;,|\s]+")  # between several names in a cell
 OLDEST = re.compile(r"[OPQ][A-Z0-9]{5}")
 FASTA = re.compile(rb">?(?:\w\w\|)?([A-Za-z0-9-]+)")
+MOST = 1_500_000  # names and accessions that are remembered, 0.6 GB; all of human, mouse and yeast have 500,000
 REVIEWED = {"reviewed", "swiss-prot", "sp", "true", "yes", "1"}
 
 
@@ -62,6 +63,10 @@ class GeneTable(Config):
 
 class GeneMap:
     """Accessions by a gene's name, the best first. About 400 bytes a row of the table; read once per process."""
+
+    def __len__(self) -> int:
+        """Names that are known."""
+        return sum(map(len, (self._ensembl, self._entrez, self._symbol, self._synonym)))
 
     def __init__(self) -> None:
         self.seen: tuple[FileSeen, ...] = ()
@@ -149,6 +154,8 @@ def _read(place: Place, table: str, _versions: tuple[str, ...]) -> GeneMap:
                 for accession in filter(None, BREAK.split(row["accession"])):  # none: a gene without a protein
                     rank[accession] = max(rank.get(accession, 0), told)
                     genes._add(accession, row)
+                if len(rank) + len(genes) > MOST:
+                    raise SourceError("too_large", f"{name}: over {MOST} names; take the table of your organisms")
             seen.append(stream.seen())
     if not rank:
         raise SourceError(
@@ -158,6 +165,8 @@ def _read(place: Place, table: str, _versions: tuple[str, ...]) -> GeneMap:
     preferred: set[str] = set()
     for name in find(place, config.preferred) if config.preferred else ():
         with Stream.open(place, name) as stream:
+            if not stream.opening().lstrip().startswith(b">"):
+                raise SourceError("unparsable_entry", f"{name}: FASTA begins with '>'; correct `genes.prefer`")
             for _, entry in stream.pieces(b"\n>"):
                 if (head := FASTA.match(entry)) and (accession := head[1].decode()) in rank:
                     preferred.add(accession)

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from data_prep.places import Place
 from data_prep.records import FileSeen
-from data_prep.sources.files import Stream, find, rows
+from data_prep.sources.files import SourceError, Stream, find, rows
 from pretrain.config import Config
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -78,6 +78,7 @@ class SampleColumns(Config):
     accession: str = ""
 
 
+MOST = 1_000_000  # rows of sample tables that are remembered, 0.3 GB; the Atlas has some 100,000
 OWN = {
     "plate": "if_plate_id",
     "well": "position",
@@ -134,7 +135,11 @@ def _read(place: Place, pattern: str, columns: tuple[tuple[str, str], ...], _ver
                 samples._fields[(*well, row["field"])] = stained
                 if samples._wells.setdefault(well, stained) is not stained:
                     samples._wells[well] = None
+                if len(samples._fields) > MOST:
+                    raise SourceError("too_large", f"{name}: over {MOST} rows; take those of your plates")
             seen.append(stream.seen())
+    if not samples:
+        raise SourceError("empty_table", f"{pattern}: no line after its header; fetch it again, or leave it out")
     samples.seen = tuple(seen)
     return samples
 

@@ -25,7 +25,7 @@ from PIL import Image as Picture
 from data_prep.places import Place
 from data_prep.records import FileSeen, ImageRecord, Items, Rejection
 from data_prep.sources import hpa, pixels
-from data_prep.sources.files import Files, Slice, SourceError, Stream, find, packed
+from data_prep.sources.files import WHOLE_FILE, Files, Slice, SourceError, Stream, find, packed
 from data_prep.sources.genes import GeneMap, GeneTable, unversioned
 from data_prep.sources.hpa import SampleColumns, Samples
 from data_prep.sources.shots import Guide, ImageColumns, Shot, listed, named
@@ -43,6 +43,7 @@ USUAL: dict[str, Channel] = {
 MAX_FILE = 128 << 20  # bytes of an image file
 SHARE = 4 << 20  # bytes of a manifest's text per task, some 30,000 rows
 MOST = 32  # tasks per manifest, if not more are wanted: each reads all of it (3 % of its time) and keeps its own rows
+MOST_ROWS = 1_000_000  # of a manifest in one task, 0.5 GB
 TEXT = 8  # times that a gzipped manifest expands, about
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -123,8 +124,11 @@ class Images(Files):
             with Stream.open(root, part.names[0]) as stream:
                 folder = posixpath.dirname(stream.name) if self.paths == "manifest" else ""
                 mine = self._mine(root, part)
-                for shot in listed(stream, guide, folder, mine, met):
+                for number, shot in enumerate(listed(stream, guide, folder, mine, met)):
                     images[shot.cell, shot.protein].append(shot)
+                    if max(number, len(met)) >= MOST_ROWS:
+                        problem = f"{stream.name}: over {MOST_ROWS} rows for one task"
+                        raise SourceError("too_large", f"{problem}; give the source more `parts`")
                 if part.begin == 0:
                     yield stream.seen()
             yield from _ambiguous(met, genes, mine)
@@ -151,7 +155,7 @@ class Images(Files):
             problem = f"{path!a}: the name does not end in one of the `channels` ({', '.join(sorted(self.words))})"
             if self.on_error == "stop":
                 raise SourceError("unknown_name", problem)
-            yield Rejection("unknown_name", ascii(posixpath.basename(path)), ascii(path), problem)
+            yield Rejection("unknown_name", ascii(posixpath.basename(path)), ascii(path), problem, WHOLE_FILE)
         return names
 
     def _image(self, root: Place, key: str, shots: list[Shot]) -> Iterator[ImageRecord | Rejection | FileSeen]:
@@ -163,7 +167,8 @@ class Images(Files):
             for at in sorted(shots, key=lambda shot: shot.channel not in self.channels):
                 bands = self._bands(at.channel, planes)
                 if problem := self._superfluous(at, bands, used):
-                    yield Rejection(problem, key, at.source, f"cell {at.cell}: {at.path}", at.position)
+                    told = f"cell {at.cell}: {at.path}"
+                    yield Rejection(problem, key, at.source, told, at.position or WHOLE_FILE)
                     continue
                 used.add((at.path, at.channel))
                 data, seen = load(root, at.path)
@@ -182,10 +187,11 @@ class Images(Files):
                 image = Image(f"{self.name}_{first.cell}", pixels.png(planes, self.size), present, **names)
                 yield ImageRecord(key, first.source, image, first.position)
         except SourceError as error:
-            if self.on_error == "stop":
-                raise
             reason = error.reason.replace("unreadable_file", "missing_image")
-            yield Rejection(reason, key, at.source, f"cell {at.cell}: {error}", at.position)
+            if self.on_error == "stop":
+                where = ", ".join(filter(None, (at.source, at.position)))
+                raise SourceError(reason, f"{where}, cell {at.cell}: {error}", at.position) from error
+            yield Rejection(reason, key, at.source, f"cell {at.cell}: {error}", at.position or WHOLE_FILE)
 
     def _bands(self, name: str, there: Container[str]) -> dict[str, int]:
         """Our channels that a file of a channel has, and the band of each. Of several colours, those not yet there."""
@@ -251,4 +257,4 @@ def _ambiguous(names: set[str], genes: GeneMap, mine: Callable[[str], bool]) -> 
         if mine(best):
             named = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
             problem = f"of {len(others) + 1} accessions {best}, not {named}"
-            yield Rejection("ambiguous_gene", best, genes.seen[0].path, problem)
+            yield Rejection("ambiguous_gene", best, genes.seen[0].path, problem, WHOLE_FILE)

@@ -37,6 +37,7 @@ __all__ = ["UNSAFE", "ManifestColumns", "Structures"]
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 SUFFIXES = (".cif", ".mmcif", ".bcif", ".pdb", ".ent")
+MOST_LISTED = 500_000  # rows of a manifest, some 0.4 GB
 MEMBERS = tuple(f"*{suffix}{packed}" for suffix in SUFFIXES for packed in ("", ".gz"))
 
 
@@ -258,4 +259,8 @@ def _manifest(root: Place, name: str, columns: tuple[tuple[str, str], ...]) -> d
                 table.setdefault(Path(row["file"]).name, row)
             if row.get("pdb") and row.get("chain"):
                 table.setdefault(f"{row['pdb'].lower()}_{row['chain']}", row)
+            if len(table) > MOST_LISTED:
+                raise SourceError("too_large", f"{name}: over {MOST_LISTED} rows; make it several sources")
+    if not table:
+        raise SourceError("empty_table", f"{name}: no row names a file or a chain; write it again, or leave it out")
     return table
