@@ -1,8 +1,8 @@
 """Strict configuration: TOML in, frozen pydantic models out, every unknown key an error.
 
-A file may name one parent with `extends = "other.toml"` (relative to itself, or a shipped one; one level deep, so that a
-reader opens two files at most). Overrides are dotted: `train.steps=40`. A misspelt key is never a silent default: the error names the
-key that was probably meant.
+A file may name one parent with `extends = "other.toml"` (relative to itself, or a shipped one; one level deep, so that
+a reader opens two files at most). Overrides are dotted: `train.steps=40`. A misspelt key is never a silent default: the
+error names the key that was probably meant.
 """
 
 import difflib
