@@ -104,7 +104,8 @@ def _one_of_each(group: list[StructureRecord], rejected: list[Rejection]) -> lis
     """Of several files of one fragment, the newest version's; of these the first by name."""
 
     def order(record: StructureRecord) -> tuple[int, int, str, str]:
-        version = VERSION.search(record.source.rpartition("/")[2])
+        member = VERSION.search(record.position.rpartition("/")[2])  # of an archive
+        version = member or VERSION.search(record.source.rpartition("/")[2])
         return record.fragment, -int(version[1]) if version else 0, record.source, record.position
 
     found: dict[int, StructureRecord] = {}
