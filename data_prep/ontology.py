@@ -9,23 +9,33 @@ was merged into, and an obsolete term to its one `replaced_by` (of which the OBO
 safely be used to automatically reassign"; several, or `consider`, are for people to choose from).
 """
 
+import codecs
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any, Literal
 
 from data_prep.places import Place
 from data_prep.records import FileSeen
-from data_prep.sources.files import SourceError, Stream, text
+from data_prep.sources.files import BLOCK, SourceError, Stream
 from pretrain.sample import Term, canonical
 
 FORMAT = 1
-LARGEST = 256 << 20  # bytes of an OBO file, decompressed; the whole of GO has 35 MB, with all its imports 120 MB
+PANIC = "PanicException"
+LARGEST = 128 << 20  # bytes of an OBO file, decompressed; the whole of GO has 35 MB, with all its imports 120 MB
+MAX_STANZA = 1 << 20  # bytes of a term; fastobo takes 30 times as many
+MOST_TERMS = 300_000  # live and obsolete ones; GO has 50,000
+DEEPEST = 10_000  # terms above each other; GO has 19
 PART_OF = {"part_of", "BFO:0000050"}
-KEPT = 16_384  # terms whose ancestors are remembered, some 30 MB
+KEPT, WIDE = 16_384, 500  # terms whose ancestors are remembered, some 30 MB; ancestors of one, GO has up to 91
+COMMENT = re.compile(rb"^[ \t]*![^\n]*\n", re.MULTILINE)
+GAP = re.compile(rb"\n(?:[ \t\r]*\n){3,}")
+STANZA = re.compile(rb"^\[", re.MULTILINE)
 Outcome = Literal["live", "alternative", "replaced", "obsolete", "unknown"]
 
 
@@ -134,7 +144,7 @@ class Ontology:
             todo += new
         if len(memory) >= KEPT:
             memory.clear()
-        return memory.setdefault(id, frozenset(above))
+        return memory.setdefault(id, frozenset(above)) if len(above) <= WIDE else frozenset(above)
 
     @cached_property
     def _across(self) -> dict[str, frozenset[str]]:
@@ -172,23 +182,45 @@ def parse(root: Place, name: str) -> tuple[Ontology, FileSeen]:
 
     fastobo: Any = library  # it says nothing of its types
     with Stream.open(root, name) as stream:
-        data, seen = stream.whole(LARGEST), stream.seen()
+        stream.opening()
+        data, seen = _bare(name, stream.whole(LARGEST)), stream.seen()
     terms: dict[str, OntologyTerm] = {}
     obsolete: dict[str, Obsolete] = {}
     try:
-        frames = fastobo.iter(io.BytesIO(text(data).encode()), ordered=True)
+        frames = fastobo.iter(io.BytesIO(data), ordered=True, threads=1)
         header = {clause.raw_tag(): clause.raw_value() for clause in frames.header()}
         for frame in frames:
             if isinstance(frame, fastobo.term.TermFrame) and (id := str(frame.id)).startswith("GO:"):
                 if id in terms or id in obsolete:
                     raise SourceError("unparsable_ontology", f"{name}: {id} is there twice; is it two files in one?")
                 _enter(id, frame, header.get("default-namespace", ""), terms, obsolete)
-    except (SyntaxError, ValueError, TypeError) as error:
-        if isinstance(error, SourceError):
+                if len(terms) + len(obsolete) > MOST_TERMS:
+                    raise SourceError("too_large", f"{name}: over {MOST_TERMS} terms, more than any of GO's files has")
+    except BaseException as error:  # of all that fastobo raises, a panic of Rust is no Exception
+        if isinstance(error, SourceError) or (not isinstance(error, Exception) and type(error).__name__ != PANIC):
             raise
         raise SourceError("unparsable_ontology", f"{name}: not a readable OBO file: {error}") from error
     _check(name, terms, obsolete)
     return Ontology(header.get("data-version", ""), terms, obsolete), seen
+
+
+def _bare(name: str, data: bytes) -> bytes:
+    """In UTF-8, without comments, at which fastobo panics in typedefs, and long gaps, over which it is very slow."""
+    decoder, data = codecs.getincrementaldecoder("utf-8")(), data.removeprefix(codecs.BOM_UTF8)
+    try:
+        for at in range(0, len(data), BLOCK):
+            decoder.decode(data[at : at + BLOCK])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        data = data.decode("latin-1").encode()
+    data = COMMENT.sub(b"", data) if COMMENT.search(data) else data
+    data = GAP.sub(b"\n\n", data) if GAP.search(data) else data
+    begins = [match.start() for match in STANZA.finditer(data)]
+    for begin, end in pairwise([0, *begins, len(data)]):
+        if end - begin > MAX_STANZA:
+            said = data[begin : begin + 60].decode("utf-8", "replace")
+            raise SourceError("overlong_entry", f"{name}: a term of {end - begin} bytes, {said!r}…; look there")
+    return data
 
 
 def _enter(id: str, frame: Any, namespace: str, terms: dict[str, OntologyTerm], obsolete: dict[str, Obsolete]) -> None:
@@ -236,6 +268,8 @@ def _check(name: str, terms: dict[str, OntologyTerm], obsolete: dict[str, Obsole
             "cyclic_ontology",
             f"{name}: {' → '.join(cycle)}: a term above itself by is_a and part_of; take go-basic.obo, which has none",
         )
+    if (depth := _depth(terms)) > DEEPEST:
+        raise SourceError("unparsable_ontology", f"{name}: {depth} terms above each other, GO has 19; look at it")
 
 
 def _cycle(terms: dict[str, OntologyTerm]) -> list[str]:
@@ -257,6 +291,19 @@ def _cycle(terms: dict[str, OntologyTerm]) -> list[str]:
                     done.add(last)
                     del way[last]
     return []
+
+
+def _depth(terms: dict[str, OntologyTerm]) -> int:
+    """Of the longest way upwards, of terms without a cycle: level by level, from those that have none below them."""
+    parents = {id: [p for p in {*term.is_a, *term.part_of} if p in terms] for id, term in terms.items()}
+    waiting = Counter(parent for above in parents.values() for parent in above)
+    level, depth = [id for id in terms if not waiting[id]], 0
+    while level:
+        depth += 1
+        above = [parent for id in level for parent in parents[id]]
+        waiting.subtract(above)
+        level = [id for id in dict.fromkeys(above) if not waiting[id]]
+    return depth
 
 
 def read(place: Place, name: str = "ontology.json") -> Ontology:
