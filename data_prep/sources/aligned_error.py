@@ -29,6 +29,9 @@ COLUMNS = tuple(re.compile((FIELD % name).encode()) for name in ("residue1", "re
 SPACE = b" \t\r\n"
 BYTES = 24  # of text per pair of residues: two indices of four digits and a distance, each with a comma and a space
 SLACK = 1 << 20  # bytes of whatever else a file says
+LARGEST = 192 << 20  # bytes of a file; one of 2,700 residues, the longest models, has 130 MB in the old layout
+MOST_ROWS = 20_000  # no matrix of so many fits into what is allowed
+LARGEST_MATRIX = 96 << 20  # bytes of a matrix, which is counted in six times as many; one of 2,700 residues has 30 MB
 
 
 def find_pae(place: Place, name: str) -> str | None:
@@ -57,7 +60,7 @@ def _listed(place: Place, folder: str) -> dict[str, dict[int, str]]:
 def read_pae(place: Place, name: str, length: int) -> NDArray[np.uint8]:
     """uint8 [length, length]: rounded to whole Å, 0 to 255. Raises SourceError, as `parse_pae` does."""
     with Stream.open(place, name) as stream:
-        return parse_pae(stream.whole(BYTES * length**2 + SLACK), name, length)
+        return parse_pae(stream.whole(min(BYTES * length**2 + SLACK, LARGEST)), name, length)
 
 
 def parse_pae(data: bytes, name: str, length: int) -> NDArray[np.uint8]:
@@ -102,6 +105,10 @@ def _list(data: bytes, begin: int, name: str) -> bytes:
 
 def _check_rows(text: bytes, name: str, length: int) -> None:
     """Hold a matrix to `length` rows of `length`: each bracket that opens one stands after so many commas."""
+    if len(text) > LARGEST_MATRIX:
+        raise SourceError("too_large", f"{name}: a matrix of {len(text)} bytes; {LARGEST_MATRIX} are allowed")
+    if (brackets := max(text.count(b"["), text.count(b"]"))) > MOST_ROWS:
+        raise SourceError("pae_shape", f"{name}: {brackets} lists; the model has {length} residues")
     codes = np.frombuffer(text, dtype=np.uint8)
     opened, closed = np.flatnonzero(codes == ord("[")), np.flatnonzero(codes == ord("]"))
     commas = np.cumsum(codes == ord(","), dtype=np.int32)
