@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from itertools import combinations, islice
 from pathlib import Path
@@ -209,22 +208,24 @@ def test_a_killed_job_goes_on_where_it_was_and_is_never_taken_for_whole(original
 def test_workers_on_ray_write_the_same_bytes_also_when_one_is_killed(original, copied):
     shutil.rmtree(copied / FOLDER)
     killed: list[int] = []
+    ended = threading.Event()
 
     def kill() -> None:
         """The first actor that is at work, as soon as a file is there."""
-        deadline = time.monotonic() + 200
-        while not killed and time.monotonic() < deadline:
+        while not killed and not ended.wait(0.005):
             if any((copied / FOLDER).rglob("*.safetensors")):
                 mine = [p for p in _children(os.getpid()) if b"Encoding" in Path(f"/proc/{p}/cmdline").read_bytes()]
                 for process in mine[:1]:
                     os.kill(process, signal.SIGKILL)
                     killed.append(process)
-            time.sleep(0.005)
 
     thread = threading.Thread(target=kill)
     thread.start()
-    encode.run(Place(str(copied)), CONFIG, workers=2)
-    thread.join()
+    try:
+        encode.run(Place(str(copied)), CONFIG, workers=2)
+    finally:
+        ended.set()
+        thread.join()
     assert killed and files(copied) == files(original)
 
 
