@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from pretrain.sample import About, Image, Text
 
+LONGEST = 1_200  # characters of what a rejection says
+
 
 @dataclass(frozen=True)
 class SequenceRecord:
@@ -101,6 +103,12 @@ class Rejection:
     detail: str = ""
     position: str = ""
     count: int = 1
+
+    def __post_init__(self) -> None:
+        """Cut what a hostile file makes long: a name of a megabyte would be one here too."""
+        for name in ("key", "detail", "position"):
+            if len(value := getattr(self, name)) > LONGEST:
+                object.__setattr__(self, name, f"{value[: LONGEST - 1]}…")
 
 
 @dataclass(frozen=True)

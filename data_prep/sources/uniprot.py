@@ -24,7 +24,7 @@ from data_prep.sources import uniprot_element, uniprot_flat, uniprot_xml
 from data_prep.sources.annotations import Tally
 from data_prep.sources.evidence import UNRECORDED, Evidence, keeps
 from data_prep.sources.files import Files, SourceError, Stream, text
-from data_prep.sources.uniprot_entry import outer, scientific, verify
+from data_prep.sources.uniprot_entry import TAXON, outer, scientific, taxon, verify
 from data_prep.sources.uniprot_records import GENE, isoforms, records, texts
 from pretrain.sample import About
 
@@ -154,11 +154,11 @@ def _titled(title: str) -> About:
     """What a header of UniProt says: `sp|P12345|TEST_HUMAN Test protein (Fragment) OS=Homo sapiens OX=9606 GN=TST`."""
     said = title.partition(" ")[2]
     name, fields = FIELD.split(said, maxsplit=1)[0], dict(zip(FIELD.findall(said), FIELD.split(said)[1:], strict=True))
-    taxon = fields.get(" OX=", "").strip()
+    number = fields.get(" OX=", "").strip()
     return About(
         name=FRAGMENT.sub("", name.strip()),
         organism=scientific(fields.get(" OS=", "").strip()),
-        taxon=int(taxon) if taxon.isdecimal() else 0,
+        taxon=taxon(number) if TAXON.fullmatch(number) else 0,
         fragment=bool(FRAGMENT.search(name.strip())),
     )
 
@@ -221,7 +221,7 @@ def _tabled(key: str, row: dict[str, str], name: str, position: str) -> Iterator
     known = About(
         name=title,
         organism=scientific(row["organism"]),
-        taxon=int(row["taxon"]) if row["taxon"].isdecimal() else 0,
+        taxon=taxon(row["taxon"]) if TAXON.fullmatch(row["taxon"]) else 0,
         fragment=bool(row["fragment"]) or any(group in ("Fragment", "Fragments") for group in groups),
         ec=tuple(part for part in re.split(r"[;\s]+", row["ec"]) if part),
         genes=tuple(dict.fromkeys(GENE.findall(row["ensembl"]))),

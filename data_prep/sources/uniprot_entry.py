@@ -20,6 +20,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 STRAIN = re.compile(r"(strain|isolate|serotype|serovar|serogroup|biovar|biotype|genotype|subtype|type|clone|clade)\b")
 BRACKETS = {")": "(", "]": "["}
+TAXON = re.compile(r"[0-9]{1,10}")
 MAX_NAME = 10_000  # characters; beyond that a name is no name
 
 _crc64 = anycrc.CRC(width=64, poly=0x1B, init=0, refin=True, refout=True, xorout=0)
@@ -127,6 +128,13 @@ def verify(sequence: bytes, length: int, checksum: str) -> None:
         raise SourceError("checksum_mismatch", f"{length} residues are stated, {len(sequence)} are there")
     if len(checksum) == 16 and (seen := crc64(sequence)) != checksum:
         raise SourceError("checksum_mismatch", f"checksum {checksum} is stated, {seen} is that of the sequence")
+
+
+def taxon(text: str) -> int:
+    """An NCBI taxon's number. Raises ValueError for what is none."""
+    if not TAXON.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no NCBI taxon")
+    return int(text)
 
 
 def outer(text: str) -> tuple[str, tuple[str, ...]]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from data_prep.records import AnnotationRecord, EntryRecord, Record, Rejection, SequenceRecord, TextRecord
 from data_prep.sources.evidence import normal
-from data_prep.sources.uniprot_entry import Entry, Feature, outer, scientific
+from data_prep.sources.uniprot_entry import Entry, Feature, outer, scientific, taxon
 from pretrain.sample import About, Text
 
 EVIDENCE = re.compile(r"\. ?\{ECO:[^{}]*\}(?=\.)| ?\{ECO:[^{}]*\}")  # `text. {ECO:…}.` has one full stop too many
@@ -53,7 +53,7 @@ def about(entry: Entry) -> About:
     return About(
         name=name[1] if name else outer(said.rstrip("."))[0].removesuffix(" precursor"),
         organism=scientific(entry.organism),
-        taxon=int(entry.taxonomy_id[0]) if entry.taxonomy_id else 0,
+        taxon=taxon(entry.taxonomy_id[0]) if entry.taxonomy_id else 0,
         fragment="Fragment" in flags,
         precursor="recursor" in flags,
         ec=tuple(dict.fromkeys(number.rstrip(".") for number in EC.findall(said))),
