@@ -25,6 +25,13 @@ NEXT |= dict.fromkeys(CITED, NEXT["RN"]) | {"**": re.compile(r"\n(?!\*\*)")}  # 
 TERM = re.compile(rb"\nDR   GO; ([^;\n]*)(?:; .*; (.*))?")
 KEY = re.compile(rb"^AC +([A-Z0-9]+)", re.MULTILINE)
 BLANKS = re.compile(rb"(?<![ \t\r])[ \t\r]++$", re.MULTILINE)
+USUAL_CITATION = re.compile(
+    r"\nRN   \[(\d++)\](?: \{(.*)\})?+\nRP   (.*+(?:\nRP   .*+)*+)(?:\nRC   (.*+(?:\nRC   .*+)*+))?+"
+    r"(?:\nRX   (?:MEDLINE=(\d++);(?: |\nRX   ))?+PubMed=(\d++);(?:(?: |\nRX   )DOI=(\S*[^\s;]);)?+(?!.))?+"
+    r"(?:\nRG   (.*+(?:\nRG   .*+)*+))?+(?:\nRA   (.*+(?:\nRA   .*+)*+))?+"
+    r'(?:\nRT   "([^"]*+)";)?+\nRL   (.*+(?:\nRL   .*+)*+)(?!.|\nR[^N])'
+    r"|(\nRN.*(?:\n(?!RN).*)*)"
+)  # number, evidence, RP, RC, the identifiers of most references, RG, RA, RT, RL; or the lines of another
 CITATION = re.compile(
     r"\nRN   (?:\[(\d+)\](.*(?:\nRN   (?!\[).*)*+)"
     + "".join(rf"((?:\n{code}   .*)*+)" for code in CITED[1:])
@@ -215,7 +222,49 @@ def _taxa(lines: dict[str, str]) -> tuple[str, ...]:
 
 
 def _references(block: str) -> tuple[Reference, ...]:
-    return tuple([_reference(*each) for each in CITATION.findall(f"\n{block}")]) if block else ()
+    return tuple(
+        [
+            _reference(*CITATION.findall(lines)[0])
+            if lines
+            else make(
+                (
+                    int(number),
+                    evidence,
+                    tuple(rp.split("\nRP   ")) if "\n" in rp else (rp,),
+                    _tokens(rc.replace("\nRC   ", " ")) if rc else (),
+                    (
+                        (("MEDLINE", medline), ("PubMed", pubmed), ("DOI", doi))
+                        if doi
+                        else (("MEDLINE", medline), ("PubMed", pubmed))
+                    )
+                    if medline
+                    else (("PubMed", pubmed), ("DOI", doi))
+                    if doi
+                    else (("PubMed", pubmed),)
+                    if pubmed
+                    else (),
+                    (_authors(rg, ra) if rg else ra.replace("\nRA   ", " ")).rstrip(";"),
+                    _title(title) if "\n" in title else title,
+                    rl.replace("\nRL   ", " ") if "\n" in rl else rl,
+                )
+            )
+            for number, evidence, rp, rc, medline, pubmed, doi, rg, ra, title, rl, lines in USUAL_CITATION.findall(
+                f"\n{block}"
+            )
+        ]
+    )
+
+
+def _authors(groups: str, authors: str) -> str:
+    groups = groups.replace("\nRG   ", " ")
+    return groups + " " + authors.replace("\nRA   ", " ") if authors else groups
+
+
+def _title(lines: str) -> str:
+    title = lines.replace("-\nRT   ", "-").replace("\nRT   ", " ")
+    if "\n" in title:
+        raise ValueError(f"the title of a reference does not end in its lines: {lines[:60]!r}")
+    return title
 
 
 def _reference(
@@ -241,8 +290,12 @@ def _reference(
 
 def _tokens(line: str) -> tuple[tuple[str, str], ...]:
     """`STRAIN=K12; TISSUE=Brain;` as pairs; what has no token goes on with the text before it."""
+    line = line.removesuffix(";")
+    if ";" not in line:
+        token, _, said = line.partition("=")
+        return ((token.lstrip(), said),)
     found: list[tuple[str, str]] = []
-    for column in line.removesuffix(";").split(";"):
+    for column in line.split(";"):
         token, equals, said = column.partition("=")
         if equals or not found:
             found.append((token.lstrip(), said))
