@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
-from typing import NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, Self, TypeVar, overload
 
 import anycrc
 
@@ -115,6 +115,13 @@ class Entry:
     keywords: tuple[str, ...] = ()
     features: Sequence[Feature] = field(default=(), repr=False)
     protein_existence: int | str = ""
+
+    @classmethod
+    def of(cls, **fields: Any) -> Self:
+        """One of all its fields: set one by one, as a frozen class does, they take three times as long."""
+        entry = object.__new__(cls)
+        entry.__dict__.update(fields)
+        return entry
 
 
 def crc64(sequence: bytes) -> str:

@@ -6,18 +6,19 @@ by its own line prefix in C, not line by line in Python. Raises SourceError or V
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 from data_prep.sources.evidence import normal
 from data_prep.sources.files import SourceError, Stream, text
-from data_prep.sources.uniprot_entry import Dated, Entry, Later, Reference, verify
+from data_prep.sources.uniprot_entry import Dated, Entry, Later, verify
 from data_prep.sources.uniprot_features import parse as parse_features
+from data_prep.sources.uniprot_references import CITED
+from data_prep.sources.uniprot_references import parse as parse_references
 
 MARK = b"\n//"  # what ends an entry, whatever the file's line ends are
 LIMIT = 8 << 20  # bytes of an entry; the longest of UniProt has 0.5 MB
 CODES = ("ID", "AC", "DT", "DE", "GN", "OS", "OG", "OC", "OX", "OH", "RN", "CC", "DR", "PE", "KW", "FT")
-CITED = ("RN", "RP", "RC", "RX", "RG", "RA", "RT", "RL")
 LINES = {code: "R[NPCXGATL]" if code == "RN" else code for code in CODES}  # those of references stay together
 USUAL = re.compile("".join(rf"(?:({line}   .*(?:\n{line}   .*)*+)(?:\n|\Z))?+" for line in LINES.values()) + r"\Z")
 NEXT = {code: re.compile(rf"\n(?!{line}   )") for code, line in LINES.items()}  # where a block of one code ends
@@ -25,18 +26,10 @@ NEXT |= dict.fromkeys(CITED, NEXT["RN"]) | {"**": re.compile(r"\n(?!\*\*)")}  # 
 TERM = re.compile(rb"\nDR   GO; ([^;\n]*)(?:; .*; (.*))?")
 KEY = re.compile(rb"^AC +([A-Z0-9]+)", re.MULTILINE)
 BLANKS = re.compile(rb"(?<![ \t\r])[ \t\r]++$", re.MULTILINE)
-USUAL_CITATION = re.compile(
-    r"\nRN   \[(\d++)\](?: \{(.*)\})?+\nRP   (.*+(?:\nRP   .*+)*+)(?:\nRC   (.*+(?:\nRC   .*+)*+))?+"
-    r"(?:\nRX   (?:MEDLINE=(\d++);(?: |\nRX   ))?+PubMed=(\d++);(?:(?: |\nRX   )DOI=(\S*[^\s;]);)?+(?!.))?+"
-    r"(?:\nRG   (.*+(?:\nRG   .*+)*+))?+(?:\nRA   (.*+(?:\nRA   .*+)*+))?+"
-    r'(?:\nRT   "([^"]*+)";)?+\nRL   (.*+(?:\nRL   .*+)*+)(?!.|\nR[^N])'
-    r"|(\nRN.*(?:\n(?!RN).*)*)"
-)  # number, evidence, RP, RC, the identifiers of most references, RG, RA, RT, RL; or the lines of another
-CITATION = re.compile(
-    r"\nRN   (?:\[(\d+)\](.*(?:\nRN   (?!\[).*)*+)"
-    + "".join(rf"((?:\n{code}   .*)*+)" for code in CITED[1:])
-    + r"(?=\nRN|\Z)|(.*))"
-)  # number, evidence, then the lines of each code; or a misfit
+USUAL_TAXON = re.compile(r"OX   NCBI_TaxID=(\d+)(?: \{.*\})?;")
+USUAL_DATES = re.compile(
+    r"DT   (\S+), integrated into [^ \n]*\nDT   (\S+), sequence version (\d+)\.\nDT   (\S+), entry version (\d+)\."
+)
 OLD_DATE = re.compile(r"(\S+) .*\brel\. ?([\d.]*), *(created|last sequence|last annotation)", re.IGNORECASE)
 EVENTS = {
     "integrated into": "created",
@@ -46,9 +39,6 @@ EVENTS = {
     "last sequence": "sequence_update",
     "last annotation": "annotation_update",
 }
-
-
-make = partial(tuple.__new__, Reference)
 
 
 class Scanned(NamedTuple):
@@ -107,7 +97,7 @@ def parse(piece: bytes) -> Entry:
         raise ValueError(f"no {'AC' if lines['ID'] else 'ID'} line")
     name, data_class, molecule, length = _id(lines["ID"])
     hosts = [line.removeprefix("NCBI_TaxID=").rstrip(".").partition(";") for line in _values(lines, "OH")]
-    return Entry(
+    return Entry.of(
         entry_name=name,
         data_class=data_class,
         accessions=tuple(" ".join(_values(lines, "AC")).rstrip(";").split("; ")),
@@ -123,7 +113,7 @@ def parse(piece: bytes) -> Entry:
         taxonomy_id=_taxa(lines),
         host_organism=tuple(organism.strip() for _, _, organism in hosts),
         host_taxonomy_id=tuple(taxon.strip() for taxon, _, _ in hosts),
-        references=Later(_references, lines["RN"]),
+        references=Later(parse_references, lines["RN"]),
         comments=_comments(lines["CC"]),
         cross_references=tuple([tuple(line.rstrip(".").split("; ")) for line in _values(lines, "DR")]),
         keywords=tuple([word.partition("{")[0].rstrip() for word in _list(lines, "KW")]),
@@ -186,8 +176,15 @@ def _id(line: str) -> tuple[str, str, str | None, int]:
     return name, data_class.rstrip(";"), molecule[0].rstrip(";") if molecule else None, int(length)
 
 
-def _dates(lines: dict[str, str]) -> dict[str, Dated]:
-    found: dict[str, Dated] = {}
+def _dates(lines: dict[str, str]) -> dict[str, Dated | None]:
+    if usual := USUAL_DATES.fullmatch(lines["DT"]):
+        created, sequence, version, annotation, entry = usual.groups()
+        return {
+            "created": (created, 0),
+            "sequence_update": (sequence, int(version)),
+            "annotation_update": (annotation, int(entry)),
+        }
+    found: dict[str, Dated | None] = dict.fromkeys(EVENTS.values())
     for line in _values(lines, "DT"):
         date, comma, event = line.partition(", ")
         words = event.rstrip(".").split(" ")
@@ -214,106 +211,13 @@ def _genes(block: str) -> tuple[dict[str, str | list[str]], ...]:
 
 def _taxa(lines: dict[str, str]) -> tuple[str, ...]:
     """Ids without evidence; several, over several lines, in old entries."""
+    if usual := USUAL_TAXON.fullmatch(lines["OX"]):
+        return (usual[1],)
     ids = "".join(line.partition("{")[0].rstrip().rstrip(";") + ", " for line in _values(lines, "OX"))
     kind, _, some = ids.rstrip(", ").rpartition("=")
     if kind not in ("NCBI_TaxID", ""):
         raise ValueError(f"OX names {kind!r}; NCBI_TaxID is expected")
     return tuple(some.split(", ")) if some else ()
-
-
-def _references(block: str) -> tuple[Reference, ...]:
-    return tuple(
-        [
-            _reference(*CITATION.findall(lines)[0])
-            if lines
-            else make(
-                (
-                    int(number),
-                    evidence,
-                    tuple(rp.split("\nRP   ")) if "\n" in rp else (rp,),
-                    _tokens(rc.replace("\nRC   ", " ")) if rc else (),
-                    (
-                        (("MEDLINE", medline), ("PubMed", pubmed), ("DOI", doi))
-                        if doi
-                        else (("MEDLINE", medline), ("PubMed", pubmed))
-                    )
-                    if medline
-                    else (("PubMed", pubmed), ("DOI", doi))
-                    if doi
-                    else (("PubMed", pubmed),)
-                    if pubmed
-                    else (),
-                    (_authors(rg, ra) if rg else ra.replace("\nRA   ", " ")).rstrip(";"),
-                    _title(title) if "\n" in title else title,
-                    rl.replace("\nRL   ", " ") if "\n" in rl else rl,
-                )
-            )
-            for number, evidence, rp, rc, medline, pubmed, doi, rg, ra, title, rl, lines in USUAL_CITATION.findall(
-                f"\n{block}"
-            )
-        ]
-    )
-
-
-def _authors(groups: str, authors: str) -> str:
-    groups = groups.replace("\nRG   ", " ")
-    return groups + " " + authors.replace("\nRA   ", " ") if authors else groups
-
-
-def _title(lines: str) -> str:
-    title = lines.replace("-\nRT   ", "-").replace("\nRT   ", " ")
-    if "\n" in title:
-        raise ValueError(f"the title of a reference does not end in its lines: {lines[:60]!r}")
-    return title
-
-
-def _reference(
-    number: str, evidence: str, rp: str, rc: str, rx: str, rg: str, ra: str, rt: str, rl: str, misfit: str
-) -> Reference:
-    """One citation of its blocks of lines, each line still with its prefix."""
-    if misfit:
-        raise ValueError(f"the lines of a reference are not in their order, RN RP RC RX RG RA RT RL: {misfit[:60]!r}")
-    title = rt[6:].replace("-\nRT   ", "-").replace("\nRT   ", " ").rstrip(";")
-    return make(
-        (
-            int(number),
-            evidence[2:-1].replace("\nRN   ", " "),
-            tuple(rp[6:].split("\nRP   ")) if rp else (),
-            _tokens(rc[6:].replace("\nRC   ", " ")) if rc else (),
-            tuple([pair for line in rx.split("\nRX   ")[1:] for pair in _identifiers(line)]),
-            (rg.replace("\nRG   ", " ") + ra.replace("\nRA   ", " "))[1:].rstrip(";"),
-            title[1:-1] if title[:1] == title[-1:] == '"' else title,
-            rl[6:].replace("\nRL   ", " "),
-        )
-    )
-
-
-def _tokens(line: str) -> tuple[tuple[str, str], ...]:
-    """`STRAIN=K12; TISSUE=Brain;` as pairs; what has no token goes on with the text before it."""
-    line = line.removesuffix(";")
-    if ";" not in line:
-        token, _, said = line.partition("=")
-        return ((token.lstrip(), said),)
-    found: list[tuple[str, str]] = []
-    for column in line.split(";"):
-        token, equals, said = column.partition("=")
-        if equals or not found:
-            found.append((token.lstrip(), said))
-        else:
-            found[-1] = found[-1][0], f"{found[-1][1]};{column}"
-    return tuple(found)
-
-
-def _identifiers(line: str) -> Iterator[tuple[str, str]]:
-    """`PubMed=1; DOI=2;`, or `MEDLINE; 1.` before release 42."""
-    if "=" not in line:
-        database, _, identifier = line.partition("; ")
-        yield database.rstrip(";"), identifier.rstrip(".")
-        return
-    for column in line.split("; "):
-        database, _, identifier = column.strip().partition("=")
-        if database:
-            yield database, identifier.rstrip(";")
 
 
 def _comments(block: str) -> tuple[str, ...]:

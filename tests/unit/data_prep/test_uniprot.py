@@ -230,6 +230,94 @@ def test_old_lines() -> None:
     assert entry.features[1][:5] == ("CHAIN", 23, ">30", None, "PRO_0000028348")
 
 
+REFERENCES = """RN   [1] {ECO:0000269|PubMed:1,
+RN   ECO:0000269|PubMed:2}
+RP   FUNCTION, AND
+RP   INTERACTION.
+RC   STRAIN=K12; TISSUE=Brain, and
+RC   Liver;
+RX   MEDLINE=84219729; PubMed=6328312;
+RX   DOI=10.1002/(SICI)1::AID-1>3.0.CO;2-K;
+RG   The consortium;
+RG   The other one;
+RA   Doe J., Roe A.,
+RA   Poe E.A.;
+RT   "On a "quoted" name and its alpha-
+RT   helix.";
+RL   Nature
+RL   1:1-2(1986).
+RN   [2] {ECO:0000269|PubMed:6328312}
+RP   SEQUENCE.
+RX   MEDLINE=84219729; PubMed=6328312;
+RX   DOI=10.1002/(SICI)1::AID-1>3.0.CO;2-K;
+RG   The consortium;
+RA   Doe J., Roe A.,
+RA   Poe E.A.;
+RT   "On an alpha-
+RT   helix in a protein
+RT   of E.coli?";
+RL   Nature
+RL   1:1-2(1986).
+RN   [3]
+RP   SEQUENCE.
+RX   AGRICOLA=IND1; PubMed=3;
+RG   The consortium;
+RL   Submitted (NOV-1994) to the PDB data bank.
+"""
+FEATURES = """FT   CHAIN           <1..>70
+FT                   /note="A long name of a protein, and/or one that goes on-
+FT                   line with
+FT                   /slashes"
+FT                   /evidence="ECO:0000269|PubMed:1,
+FT                   ECO:0000269|PubMed:2, ECO:0000269|PubMed:3"
+FT                   /id="PRO_1"
+FT   BINDING         P12345-2:3
+FT                   /ligand="ATP"
+FT                   /ligand_id="ChEBI:CHEBI:1"
+FT                   /evidence="ECO:0000250,
+FT                   ECO:1"
+FT   VAR_SEQ         2..9
+FT                   /note="KTAYI AKQ
+FT                   R -> WW
+FT                   WWW (in isoform 2)"
+FT   SITE            ?7
+FT                   /evidence="ECO:0000250,
+FT                   ECO:1"
+FT   SITE            8
+FT                   /note="Called "the site" by some"
+FT   COILED          9..?
+"""
+
+
+def test_references_and_features_of_rare_layouts_are_biopythons() -> None:
+    text = re.sub(r"(?:RN .*\n)(?:R. .*\n)*", lambda _: REFERENCES, ENTRY)
+    text = re.sub(r"(?:FT .*\n)+", lambda _: FEATURES, text)
+    (record,) = SwissProt.parse(io.StringIO(text.replace(",\nRN   ", ", ")))
+    ours = as_biopython(uniprot_flat.parse(text.removesuffix("//\n").encode()))
+    theirs = of_biopython(record)
+    assert len(ours["references"]) == 3 and len(ours["features"]) == 6
+    assert ours["references"] == theirs["references"]
+    assert ours["features"] == theirs["features"]
+
+
+@pytest.mark.parametrize(
+    ("part", "before", "after"),
+    [
+        ("references", "RL   Nature 1", "RZ   Nature 1"),
+        ("references", "RN   [1]", "RN   1"),
+        ("references", "RA   Doe J.;\n", 'RA   Doe J.;\nRT   "Unended\nRT   title;\nRP   Late.\n'),
+        ("features", "2..4", "2..four"),
+        ("features", "VAR_SEQ         2..4", "VAR_SEQ"),
+        ("features", 'isoform 2)"\nFT                   /id="VSP_000001"', 'isoform 2)\nFT                   /id=1"'),
+        ("features", '/id="VSP_000001"', "/id=VSP_000001"),
+    ],
+)  # fmt: skip
+def test_damaged_references_and_features_are_refused(part: str, before: str, after: str) -> None:
+    assert before in ENTRY
+    with pytest.raises(ValueError):
+        len(getattr(uniprot_flat.parse(ENTRY.replace(before, after, 1).removesuffix("//\n").encode()), part))
+
+
 def test_lines_in_another_order_and_internal_ones_say_the_same() -> None:
     lines = ENTRY.removesuffix("//\n").split("\n")
     moved = [line for line in lines if line.startswith("DR")]
