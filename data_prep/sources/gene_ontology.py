@@ -13,9 +13,9 @@ import pydantic
 
 from data_prep.records import AnnotationRecord, Items, Rejection
 from data_prep.sources import evidence
-from data_prep.sources.annotations import AnnotationFiles, Line, Tally
+from data_prep.sources.annotations import MOST_TERMS, AnnotationFiles, Line, Tally
 from data_prep.sources.evidence import CODES, ECO, UNRECORDED, Evidence, keeps, normal
-from data_prep.sources.files import Files, SourceError, Stream, rows
+from data_prep.sources.files import Files, SourceError, Stream
 from data_prep.sources.gene_products import beside
 from pretrain.config import Config
 
@@ -113,17 +113,31 @@ class Annotations(Files):
     def parse(self, stream: Stream) -> Items:
         optional = {"evidence", "qualifier"} - self.columns.model_fields_set
         tally = Tally(stream.name)
-        table = rows(stream, self.columns.model_dump(), optional)
-        for key, group in groupby(table, key=lambda row: row[1]["accession"]):
+        table = self.rows(stream, self.columns.model_dump(), optional)
+        for key, group in groupby(table, key=lambda row: "" if isinstance(row, Rejection) else row[1]["accession"]):
             terms: dict[tuple[str, str], None] = {}
             begun = ""
-            for position, row in group:
+            for line in group:
+                if isinstance(line, Rejection):
+                    yield line
+                    continue
+                position, row = line
                 begun = begun or position
                 if _denied(row["qualifier"]):
                     told = f"{row['qualifier']} {row['term']}"
                     yield Rejection("negated_annotation", key, stream.name, told, position)
                     continue
-                for term, code in self._pairs(row, stream.name, position):
+                if len(terms) >= MOST_TERMS:
+                    yield AnnotationRecord(key, stream.name, tuple(terms), begun)
+                    terms, begun = {}, position
+                try:
+                    pairs = self._pairs(row, stream.name, position)
+                except SourceError as error:
+                    if self.on_error == "stop":
+                        raise
+                    yield Rejection(error.reason, key, stream.name, str(error), position)
+                    continue
+                for term, code in pairs:
                     if keeps(code, self.evidence):
                         terms[term, code] = None
                     else:

@@ -16,6 +16,7 @@ from data_prep.sources.files import SourceError, Stream
 MOST = 2_000_000  # objects that are remembered, about 0.6 GB; the largest model organism has some 100,000
 MOST_SAID = 100  # lines of a header that are remembered
 MAX_LINE = 4 << 20  # bytes
+TAXON = re.compile(r"[0-9]{1,10}")
 FORM = re.compile(r"(?P<protein>[A-Z0-9]+)(?:-\d+)?(?::PRO_\d+)?")
 DEPTH = 4  # a chain of an isoform of a protein of a gene
 NONE = -1
@@ -113,4 +114,4 @@ def _row(fields: list[str], header: dict[str, str], name: str, at: int, database
     ids = [xref.removeprefix("UniProtKB:") for xref in xrefs.split("|") if xref.startswith("UniProtKB:")]
     number = taxon.partition(":")[2].partition("|")[0]
     found = () if own.startswith(f"{database}:") else tuple(dict.fromkeys(protein(id) for id in ids))
-    return own, int(number) if number.isdigit() else 0, Product(found, (parent or gene).partition("|")[0])
+    return own, int(number) if TAXON.fullmatch(number) else 0, Product(found, (parent or gene).partition("|")[0])

@@ -11,6 +11,7 @@ rejection of it. A file is held whole: that takes three times its size, and up t
 the archives do it; so under 1 GiB with the default `max_megabytes`, which all but the largest capsids stay below.
 """
 
+import re
 from collections.abc import Generator
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -37,6 +38,7 @@ __all__ = ["UNSAFE", "ManifestColumns", "Structures"]
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 SUFFIXES = (".cif", ".mmcif", ".bcif", ".pdb", ".ent")
+FAR = 1000.0  # Å, of a resolution
 MOST_LISTED = 500_000  # rows of a manifest, some 0.4 GB
 MEMBERS = tuple(f"*{suffix}{packed}" for suffix in SUFFIXES for packed in ("", ".gz"))
 
@@ -106,7 +108,7 @@ class Structures(Files):
         columns = tuple(self.columns.model_dump().items())
         known = _manifest(home, self.manifest, columns) if self.manifest else {}  # a broken one stops the run
         for item in super().read(root, part, home):
-            yield _corrected(item, known) if isinstance(item, StructureRecord) else item
+            yield _corrected(item, known, self.manifest or "") if isinstance(item, StructureRecord) else item
 
     def parse(self, stream: Stream) -> Items:
         if stream.begin or archives.looks_like(stream.opening()) or stream.name.endswith(ARCHIVES):
@@ -232,20 +234,29 @@ def _with_errors(record: StructureRecord, place: Place) -> Generator[Rejection, 
         return record
 
 
-def _corrected(record: StructureRecord, manifest: dict[str, dict[str, str]]) -> StructureRecord:
-    """The record with what the manifest knows of its file or chain."""
-    names = (Path(record.source).name, Path(record.position).name, record.id)
-    row = next((manifest[name] for name in names if name in manifest), None)
+def _corrected(record: StructureRecord, manifest: dict[str, dict[str, str]], name: str) -> StructureRecord:
+    """The record with what the manifest of this name knows of its file or chain."""
+    whose = (Path(record.source).name, Path(record.position).name, record.id)
+    row = next((manifest[each] for each in whose if each in manifest), None)
     if not row:
         return record
     known: dict[str, Any] = {"key": accession(row["accession"])} if row.get("accession") else {}
     try:
-        known |= {name: int(row[name]) for name in ("begin", "end") if row.get(name)}
+        known |= {each: _number(row[each]) for each in ("begin", "end") if row.get(each)}
         if row.get("resolution") and record.confidence is None:
             known["resolution"] = float(row["resolution"])
+            if not 0 < known["resolution"] < FAR:
+                raise ValueError(f"a resolution of {row['resolution']:.40} Å")
     except ValueError as error:
-        raise SourceError("unparsable_table", f"manifest of structures, row of {record.id}: {error}") from error
+        raise SourceError("unparsable_table", f"{name}: row of {record.id}: {error}; correct it") from error
     return replace(record, **known)
+
+
+def _number(text: str) -> int:
+    """Of a residue. Raises ValueError."""
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
+        raise ValueError(f"a residue number of {text[:40]!r}")
+    return int(text)
 
 
 @lru_cache(maxsize=4)
