@@ -5,6 +5,10 @@
 FILE is repeated until there are some tens of megabytes. Without it: `$FOURFOLD_UNIPROT`, the pack's entries under
 `$FOURFOLD_PACK`, or the sample inside the package. Both sides read from disk; ours verifies every sequence's checksum
 too, which Biopython does not, and hashes the file where it makes records of a data set.
+
+Two rows are of full records. "references and features parsed when read": every other field is parsed, these two are
+cut out and kept as text, and nobody reads them. "every field read": these two are parsed as well, of every entry, so
+that both sides have done all there is to do.
 """
 
 import os
@@ -70,11 +74,11 @@ def _claims(folder: Path, rounds: int) -> list[rows.Row]:
 
     def every(piece: bytes) -> bool:
         entry = uniprot_flat.parse(piece)
-        return len(entry.references) + len(entry.features) >= 0
+        return len(entry.references) + len(entry.features) >= 0  # either is parsed whole when its length is asked for
 
     measured = [
-        ("flat file to full records; references and features when asked for", through(uniprot_flat.parse), 4.0),
-        ("the same, and both asked for of every record", through(every), 1.5),
+        ("full records, references and features parsed when read", through(uniprot_flat.parse), 4.0),
+        ("full records, every field read", through(every), 4.0),
         ("scan of accession, sequence and GO", through(uniprot_flat.scan), 12.0),
         ("flat file to what a data set takes of it: identifiers, GO, sentences", records(), 2.0),
         ("the same, accession, sequence and GO alone", records(scan=True), 8.0),
@@ -94,14 +98,14 @@ def _pieces(place: Place) -> Iterator[bytes]:
 
 
 def _share(place: Place) -> float:
-    """Of the time that entries take, how much goes into CRC64."""
+    """Of the processor time that entries take, how much goes into CRC64."""
     pieces = list(_pieces(place))[:3000]
-    begin = time.perf_counter()
+    begin = time.process_time()
     sequences = [uniprot_flat.parse(piece).sequence.encode() for piece in pieces]
-    middle = time.perf_counter()
+    middle = time.process_time()
     for sequence in sequences:
         crc64(sequence)
-    return (time.perf_counter() - middle) / (middle - begin)
+    return (time.process_time() - middle) / (middle - begin)
 
 
 def main() -> None:
