@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,14 +56,19 @@ class Encoding:
         self, place: Place, encoders: dict[str, Any], precision: str, tokens: int, scratch: Path | None
     ) -> None:
         self.place, self.tokens, self.scratch = place, tokens, scratch
+        self._asked = encoders
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums over more are added in another order
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.encoders = Encoders.build(validate(EncodersConfig, encoders, "encoders"))
-        self._identity = self.encoders.identity()
         half = self.device.type == "cuda" and precision == "bf16"  # as in training
-        self.encoders.to(self.device, torch.bfloat16 if half else torch.float32)
         self.computed = {"device": self.device.type, "precision": "bf16" if half else "fp32"}
+
+    @cached_property
+    def encoders(self) -> Encoders:
+        """Built when first asked for: what an actor cannot build, it can say, and not only die of."""
+        built = Encoders.build(validate(EncodersConfig, self._asked, "encoders"))
+        built.identity()  # of the weights as they are
+        return built.to(self.device, torch.bfloat16 if self.computed["precision"] == "bf16" else torch.float32)
 
     def __enter__(self) -> Self:
         return self
@@ -72,15 +78,12 @@ class Encoding:
 
     def identity(self) -> dict[str, Any]:
         """What is encoded with: all workers must say the same."""
-        return {"encoders": self._identity, "computed": self.computed}
+        return {"encoders": self.encoders.identity(), "computed": self.computed}
 
     def shard(self, entry: dict[str, Any]) -> list[Written]:
         """The feature files of one shard of the manifest, made where they are not there already."""
-        names = {
-            m: self._identity[m.value]["features"]
-            for m in Modality
-            if m in entry["group"].split("_") and m in self._identity
-        }
+        own, has = self.encoders.identity(), entry["group"].split("_")
+        names = {modality: own[modality.value]["features"] for modality in self.encoders.widths() if modality in has}
         found = {modality: self._existing(modality, name, entry) for modality, name in names.items()}
         if any(each is None for each in found.values()):
             with _opened(self.place, entry, self.scratch) as shard:

@@ -287,8 +287,14 @@ def test_a_damaged_shard_is_refused_by_name(copied):
     data[700] ^= 1
     shard.write_bytes(data)
     with pytest.raises(ValueError, match=rf"{shard.relative_to(copied)} or its index is not the file of the manifest"):
-        encode.run(Place(str(copied)), CONFIG, workers=1)
+        encode.run(Place(str(copied)), CONFIG, workers=0)
     assert not list(copied.rglob(SUMMARY))
+
+
+def test_what_a_worker_on_ray_finds_wrong_is_one_clear_error(copied):
+    asked = CONFIG.model_copy(update={"overrides": (*SMALL, "encoders.sequence.weights=/no/such/weights.pt")})
+    with pytest.raises(ValueError, match=r"^sequence encoder \(esm\): looked for weights at /no/such/weights.pt"):
+        encode.run(Place(str(copied)), asked, workers=1)
 
 
 @pytest.mark.parametrize("path", ["train/sequence/../../../elsewhere/00000.tar", "valid/sequence/00000.tar", "x.tar"])
