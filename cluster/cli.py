@@ -103,12 +103,6 @@ def encode(
     data: Annotated[str | None, typer.Option(help="The data set; the configuration's data.path by default.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Ray actors; 0 does without Ray.")] = 2,
     address: Annotated[str | None, typer.Option(help="An existing Ray cluster: auto, or its address.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be read.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost, by reading a part.")] = False,
-    expect: Annotated[
-        list[str] | None, typer.Option(metavar="KIND=N", help="With --plan: records of a source when it is whole.")
-    ] = None,
-    residues: Annotated[float, typer.Option(min=0, help="With --plan: their mean length, if the part differs.")] = 0,
     tokens: Annotated[int | None, typer.Option(min=1, help="Residues, word pieces or patches of a batch.")] = None,
 ) -> None:
     """Store what a training configuration's frozen encoders make of its data set; training then reads it."""

@@ -5,7 +5,6 @@ protein. An accession is left as it is when it is itself an entry here (an older
 (an entry that was split): which one is meant cannot be known.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -66,16 +65,16 @@ def _lines(place: Place, names: Sequence[str]) -> Iterator[list[str]]:
 
 
 def store(aliases: Aliases) -> bytes:
-    pairs = zip(aliases.secondary.tolist(), aliases.primary.tolist(), strict=True)
-    table = [[a.decode(), b.decode()] for a, b in pairs]
-    return json.dumps({"ambiguous": aliases.ambiguous, "aliases": table}).encode()
+    """A line of numbers (ambiguous, widths), then both columns as they are in memory."""
+    head = f"{aliases.ambiguous} {aliases.secondary.itemsize} {aliases.primary.itemsize}\n"
+    return head.encode() + aliases.secondary.tobytes() + aliases.primary.tobytes()
 
 
 @lru_cache(maxsize=1)
 def read(place: Place, name: str) -> Aliases:
     """The table that `store` made; its name tells its content."""
-    tree = json.loads(place.read(name))
-    pairs = tree["aliases"]
-    return Aliases(
-        np.array([a for a, _ in pairs], dtype="S"), np.array([b for _, b in pairs], dtype="S"), tree["ambiguous"]
-    )
+    head, _, data = place.read(name).partition(b"\n")
+    ambiguous, first, second = map(int, head.split())
+    count = len(data) // (first + second)
+    secondary = np.frombuffer(data, f"S{first}", count)
+    return Aliases(secondary, np.frombuffer(data, f"S{second}", count, first * count), ambiguous)

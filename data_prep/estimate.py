@@ -130,6 +130,7 @@ def plan(
             if residues and each.residues:
                 each.longer = residues / (each.residues / each.count)
         terms = ontology.parse(*ontology_file(config.ontology, roots))[0] if config.ontology else ontology.Ontology()
+        written, spent = list[shards.Shard](), 0.0
         for _ in range(2):  # what happens once in each worker is no part of the price per protein
             begun = time.process_time()
             written = _write(config, terms, folder, out.runs)
@@ -275,6 +276,11 @@ class _Counted:
         data = self._file.read(size)
         object.__setattr__(self._meter, "given", self._meter.given + len(data))
         return data
+
+    def readinto(self, buffer: Any) -> int:
+        size = self._file.readinto(buffer)  # type: ignore[attr-defined]  # every binary file has it
+        object.__setattr__(self._meter, "given", self._meter.given + size)
+        return size
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

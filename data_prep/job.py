@@ -35,11 +35,15 @@ SILENT = 4 * BEAT  # seconds without one after which a job counts as dead
 
 @dataclass(frozen=True)
 class Job:
-    """work: intermediate files. data: where shards go. out: the data set's final place, which on a store is `data`."""
+    """work: intermediate files. data: where shards go. out: the data set's final place, which on a store is `data`.
+
+    owner: who holds the lock, on a store.
+    """
 
     work: Place
     data: Place
     out: Place
+    owner: str = ""
 
     def done(self, name: str) -> dict[str, Any] | None:
         """What a task told when it was done; None if it is not."""
@@ -89,16 +93,19 @@ def opened(out: Place, identity: str, overwrite: bool) -> Iterator[Job]:
     identity: of everything that the data set follows from.
     """
     work = beside(out)
-    with _alone(work, out):
+    with _alone(work, out) as owner:
         check_free(out, overwrite)
         if not work.exists(JOB) or work.read(JOB).decode() != identity:
+            work.write(JOB, b"")  # what follows may be interrupted: then it is done again
+            work.remove("write")  # what tells of shards that are about to go
             # Shards of another job may have other names: none of them may stay beside ours.
             stale = out if out.local is None else work / "data"
             for name in stale.list():
                 if name != ".work":
                     stale.remove(name)
         work.write(JOB, identity.encode())
-        yield Job(work, out if out.local is None else work / "data", out)
+        work.remove("tmp")  # of tasks that were killed
+        yield Job(work, out if out.local is None else work / "data", out, owner)
 
 
 def beside(out: Place) -> Place:
@@ -115,7 +122,7 @@ def check_free(out: Place, overwrite: bool) -> None:
     names = [name for name in out.list() if name != ".work"] if out.exists() else []
     if out.local is not None and out.exists() and not out.local.is_dir():
         raise ValueError(f"{out} is a file; give a folder")
-    started = out.local is None and out.exists(f".work/{JOB}")
+    started = out.local is None and out.exists(f".work/{JOB}")  # what lies there is of a job that did not end
     if names and not started and MANIFEST not in names:
         raise ValueError(f"{out} is there and is not a data set; give another folder")
     if MANIFEST in names and not overwrite:
@@ -124,11 +131,15 @@ def check_free(out: Place, overwrite: bool) -> None:
 
 def publish(job: Job, manifest: bytes) -> None:
     """Make the data set whole: its manifest last, then its name. Intermediate files go."""
+    if job.owner and json.loads(job.work.read(LOCK))["id"] != job.owner:
+        raise ValueError(f"another run took over {job.out}, as this one was silent for {SILENT:.0f} s; look at it")
     job.data.write(MANIFEST, manifest)
     if job.out.local is not None and job.data.local is not None:
         target, old = job.out.local, job.work.local / "old"  # type: ignore[operator]  # local as its data are
         target.parent.mkdir(parents=True, exist_ok=True)
+        job.work.write(JOB, b"")  # from here on its shards are not where they are said to be
         if target.exists():
+            job.work.remove("old")
             target.rename(old)
         job.data.local.replace(target)
     _clear(job.work)
@@ -142,11 +153,11 @@ def _clear(work: Place) -> None:
 
 
 @contextmanager
-def _alone(work: Place, out: Place) -> Iterator[None]:
+def _alone(work: Place, out: Place) -> Iterator[str]:
     """Hold the work folder against other jobs. Locally the system lets go of it when a process dies, in any way."""
     if work.local is None:
-        with _alone_on_store(work, out):
-            yield
+        with _alone_on_store(work, out) as owner:
+            yield owner
         return
     base = work.local
     base.mkdir(parents=True, exist_ok=True)
@@ -159,14 +170,14 @@ def _alone(work: Place, out: Place) -> Iterator[None]:
         if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
             raise ValueError(f"another run prepared {out} just now; look at it, and start again if need be")
         try:
-            yield
+            yield ""
         finally:
             if set(work.list()) <= {"lock", "tmp"}:  # finished, or never begun
                 shutil.rmtree(base, ignore_errors=True)
 
 
 @contextmanager
-def _alone_on_store(work: Place, out: Place) -> Iterator[None]:
+def _alone_on_store(work: Place, out: Place) -> Iterator[str]:
     """The same by an object that only one job can create, and that its owner renews: a silent one counts as dead."""
     me = {"id": uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
 
@@ -185,6 +196,9 @@ def _alone_on_store(work: Place, out: Place) -> Iterator[None]:
         work.remove(LOCK)
         if not work.create(LOCK, sign(0)):
             raise ValueError(f"another run began to prepare {out} just now; wait for it, or give another place")
+        time.sleep(BEAT)  # of two that found the same one dead, the later may have removed the earlier's
+        if json.loads(work.read(LOCK))["id"] != me["id"]:
+            raise ValueError(f"another run began to prepare {out} just now; wait for it, or give another place")
     ended = threading.Event()
 
     def renew() -> None:
@@ -194,13 +208,13 @@ def _alone_on_store(work: Place, out: Place) -> Iterator[None]:
             try:
                 if json.loads(work.read(LOCK))["id"] == me["id"]:
                     work.write(LOCK, sign(beat))
-            except OSError:
+            except Exception:
                 continue  # the store is away for a moment; the next beat tries again
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
     try:
-        yield
+        yield str(me["id"])
     finally:
         ended.set()
         thread.join()

@@ -79,6 +79,11 @@ def make(config: PrepareConfig, out: Place, roots: Roots, steps: "Steps", bars: 
         tasks.collect_aliases(job, steps.aliases, steps.entries)
         bars("reading sources", workers.run(tasks.parse_slice, (config, roots, job, steps.aliases), rest), len(rest))
         runs = tuple(f"{name}/{run}" for name, told in steps.parsed(job) for run in told["runs"])
+        while len(runs) > tasks.FAN:
+            groups = [runs[at : at + tasks.FAN] for at in range(0, len(runs), tasks.FAN)]
+            merges = [(f"merge/{identity(group)}", group) for group in groups]
+            bars("merging runs", workers.run(tasks.merge_runs, (config.partitions, job), merges), len(merges))
+            runs = tuple(f"{name}/{tasks.MERGED}" for name, _ in merges)
         linked = any(told["records"].get("linked") for _, told in steps.parsed(job))
         splits = steps.splits if split.needs_all(config.split, linked) else ""
         if splits:
@@ -123,7 +128,7 @@ class Steps:
     def parsed(self, job: Job) -> Iterator[tuple[str, Told]]:
         """What each parsed slice told, in the order of sources and files."""
         for name, *_ in self.parse:
-            yield name, job.done(name) or {}
+            yield name, done(job, name)
 
 
 def plan(config: PrepareConfig, roots: Roots) -> Steps:
@@ -135,16 +140,21 @@ def plan(config: PrepareConfig, roots: Roots) -> Steps:
 
     def step(number: int, part: Slice, *more: str) -> tuple[str, int, Slice]:
         source = config.sources[number]
-        files = listing(roots[source.root or ""], part.names)
+        root = roots[source.root or ""]
+        files = listing(root, part.names)
+        tables = source.companions(root, roots[""])  # a missing one is told by its source
+        beside = [listing(place, [name]) for place, name in tables if place.exists(name)]
         sizes.update({f"{number}/{name}": size for name, size, _ in files})
-        told = identity(made, dump(source), number, config.partitions, files, part.begin, part.end, *more)
+        told = identity(made, dump(source), number, config.partitions, files, beside, part.begin, part.end, *more)
         return f"parse/{told}", number, part
 
     entries = [step(n, part) for n, part in parts if config.sources[n].kind in ENTRIES]
-    aliases = f"aliases/{identity([name for name, *_ in entries])}.json"
+    aliases = f"aliases/{identity([name for name, *_ in entries])}.table"
     others = [step(n, part, aliases) for n, part in parts if config.sources[n].kind not in ENTRIES]
     place, name = ontology_file(config.ontology, roots) if config.ontology else (None, "")
-    terms = f"ontology/{identity(made, listing(place, [name]) if place else [])}"
+    stored = listing(place, [name]) if place else []
+    sizes.update({f"ontology/{name}": size for name, size, _ in stored})
+    terms = f"ontology/{identity(made, stored)}"
     parse = sorted([*entries, *others], key=lambda each: each[1])
     whole = identity(made, what(config), [name for name, *_ in parse], terms)
     numbers = range(config.partitions)
@@ -166,7 +176,7 @@ def plan(config: PrepareConfig, roots: Roots) -> Steps:
 def finish(config: PrepareConfig, job: Job, steps: Steps, splits: str) -> Manifest:
     """Rejections, ontology, card and manifest, which is written last."""
     parsed = [told for _, told in steps.parsed(job)]
-    joined = [job.done(name) or {} for name, _ in steps.write]
+    joined = [done(job, name) for name, _ in steps.write]
     written = [Shard(**shard) for each in joined for shard in each["shards"]]
     rejected = _sum(each["rejected"] for each in (*parsed, *joined))
     if not written:
@@ -198,6 +208,17 @@ def finish(config: PrepareConfig, job: Job, steps: Steps, splits: str) -> Manife
     job.data.write(CROISSANT, croissant(tree, hashlib.sha256(data).hexdigest()))
     publish(job, data)
     return manifest
+
+
+def done(job: Job, name: str) -> Told:
+    """What a task told, which is known to have ended. Raises ValueError where its result cannot be seen from here."""
+    told = job.done(name)
+    if told is None:
+        raise ValueError(
+            f"a worker's result {name} is not in {job.work}: do all nodes see this folder? A cluster without a common "
+            "disk needs --out on a store (s3://…)"
+        )
+    return told
 
 
 def collect(job: Job, names: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import heapq
 import json
 import struct
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
@@ -77,22 +77,46 @@ class Spill:
         if not self._records:
             return
         self._records.sort(key=lambda record: record[:3])
-        table = bytearray(SEGMENT.size * self.partitions)
         name = f"{len(self.runs):04d}.run"
-        with open(self.folder / name, "wb") as file:
-            file.write(MAGIC + table)
-            for where, records in groupby(self._records, key=lambda record: record[0]):
-                begin, crc, count = file.tell(), 0, 0
-                for count, (_, key, _, kind, data) in enumerate(records, 1):  # noqa: B007  count is the last one
-                    frame = FRAME.pack(kind, len(key), len(data)) + key
-                    crc = zlib.crc32(data, zlib.crc32(frame, crc))
-                    file.write(frame)
-                    file.write(data)
-                SEGMENT.pack_into(table, where * SEGMENT.size, begin, file.tell() - begin, crc, count)
-            file.seek(len(MAGIC))
-            file.write(table)
+        frames = ((where, key, kind, data) for where, key, _, kind, data in self._records)
+        _write(self.folder / name, self.partitions, frames)
         self.runs.append(name)
         self._records, self._held = [], 0
+
+
+def _write(path: Path, partitions: int, frames: Iterable[tuple[int, bytes, int, bytes]]) -> None:
+    """A run of (partition, key, kind, record), which come in the order of partitions and keys."""
+    table = bytearray(SEGMENT.size * partitions)
+    with open(path, "wb") as file:
+        file.write(MAGIC + table)
+        for where, records in groupby(frames, key=lambda frame: frame[0]):
+            begin, crc, count = file.tell(), 0, 0
+            for count, (_, key, kind, data) in enumerate(records, 1):  # noqa: B007  count is the last one
+                frame = FRAME.pack(kind, len(key), len(data)) + key
+                crc = zlib.crc32(data, zlib.crc32(frame, crc))
+                file.write(frame)
+                file.write(data)
+            SEGMENT.pack_into(table, where * SEGMENT.size, begin, file.tell() - begin, crc, count)
+        file.seek(len(MAGIC))
+        file.write(table)
+
+
+def combine(place: Place, runs: Sequence[str], partitions: int, path: Path) -> None:
+    """One run of what several have, which stays in their order. Raises SpillDamaged."""
+
+    def frames() -> Iterator[tuple[int, bytes, int, bytes]]:
+        for number in range(partitions):
+            for key, _, _, kind, data in _frames(place, runs, number):
+                yield number, key, kind, data
+
+    _write(path, partitions, frames())
+
+
+def _frames(place: Place, runs: Sequence[str], number: int) -> Iterator[tuple[bytes, int, int, int, bytes]]:
+    """(key, order of the run, place in it, kind, bytes) of one partition's records in all runs, sorted."""
+    ahead = max(SMALLEST, MERGED // max(len(runs), 1))
+    segments = [_segment(place, run, number, order, ahead) for order, run in enumerate(runs)]
+    return heapq.merge(*segments, key=lambda frame: frame[:3])
 
 
 def merge(place: Place, runs: Sequence[str], number: int) -> Iterator[tuple[str, Record]]:
@@ -107,10 +131,8 @@ def skim(
     place: Place, runs: Sequence[str], number: int, wanted: Collection[type]
 ) -> Iterator[tuple[str, Record | None]]:
     """The same; records of other kinds than are wanted are None, and not decoded."""
-    ahead = max(SMALLEST, MERGED // max(len(runs), 1))
     kinds = {CODES[kind] for kind in wanted}
-    segments = [_segment(place, run, number, order, ahead) for order, run in enumerate(runs)]
-    for key, _, _, kind, data in heapq.merge(*segments, key=lambda frame: frame[:3]):
+    for key, _, _, kind, data in _frames(place, runs, number):
         try:
             yield key.decode(), loads(data) if kind in kinds else None
         except (KeyError, TypeError, ValueError) as error:  # before its segment's checksum was reached

@@ -33,6 +33,8 @@ from pretrain.sample import KEY, MAX_KEY, Image, Sample, canonical
 REJECTED = "rejected.jsonl"
 ONTOLOGY = "ontology.json"
 FACTS = "facts.tsv"
+MERGED = "merged.run"
+FAN = 64  # runs that are merged into one where there are more
 Told = dict[str, Any]
 
 
@@ -108,6 +110,15 @@ def collect_aliases(job: Job, table: str, entries: list[str]) -> None:
     if not job.work.exists(table):
         found = aliases.collect(job.work, [f"{name}/{aliases.NAMES}" for name in entries])
         job.work.write(table, aliases.store(found))
+
+
+def merge_runs(partitions: int, job: Job, name: str, runs: tuple[str, ...]) -> Told:
+    """Many runs → one: each partition is read from every run, and thousands from thousands would take days."""
+    if done := job.done(name):
+        return done
+    with job.task(name) as task:
+        spill.combine(job.work, runs, partitions, task.folder / MERGED)
+        return task.finish({"runs": len(runs)})
 
 
 def gather_facts(job: Job, runs: tuple[str, ...], linked: bool, name: str, number: int) -> Told:

@@ -39,8 +39,8 @@ class Workers:
                     ray.init(address=self.address, **quiet)
                 except ConnectionError as error:
                     raise ValueError(
-                        f"no Ray cluster answers at {self.address!r} ({error}); is it running, and if it asks for a token "
-                        "(as `ray start` does), are RAY_AUTH_MODE=token and RAY_AUTH_TOKEN set?"
+                        f"no Ray cluster answers at {self.address!r} ({error}); is it running, and if it asks for a "
+                        "token (as `ray start` does), are RAY_AUTH_MODE=token and RAY_AUTH_TOKEN set?"
                     ) from None
             else:  # a short folder: the paths of Unix sockets below it may have 107 bytes
                 self.folder = tempfile.mkdtemp(prefix="ff", dir="/tmp")
@@ -64,7 +64,7 @@ class Workers:
             yield from (function(*shared, *item) for item in items)
             return
         import ray
-        from ray.exceptions import RayTaskError
+        from ray.exceptions import RayError, RayTaskError
 
         task: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_call).options(name=function.__name__)
         common = ray.put((function, tuple(shared)))
@@ -79,6 +79,11 @@ class Workers:
         except RayTaskError as error:
             cause = error.cause
             raise (cause if isinstance(cause, ValueError | OSError) else error) from None
+        except RayError as error:
+            raise OSError(
+                f"a worker died {RETRIES + 1} times at one task ({error}); is memory short? What is done stays done: "
+                "take fewer workers and give the same command again"
+            ) from error
         finally:
             for task in waiting:
                 ray.cancel(task, force=False)

@@ -63,7 +63,8 @@ def kind_of(name: str) -> Kind:
 def check(path: Path, name: str, kind: Kind, thorough: bool, origin: str = "") -> None:
     """Raise Refused unless the file at `path` is what one called `name` should be.
 
-    origin: where it came from, for messages. thorough: also read compressed files and archives to their end, where a missing piece shows.
+    origin: where it came from, for messages. thorough: also read compressed files and archives to their end, where a
+    missing piece shows.
     """
     kind = kind_of(name) if kind == "auto" else kind
     origin = origin or name
@@ -87,7 +88,8 @@ def check(path: Path, name: str, kind: Kind, thorough: bool, origin: str = "") -
             while thorough and gzip and plain.read(BLOCK):
                 pass
         except DAMAGE as error:
-            raise Refused("truncated", f"{origin}: damaged gzip, {path.stat().st_size} bytes of it ({error})") from error
+            size = path.stat().st_size
+            raise Refused("truncated", f"{origin}: damaged gzip, {size} bytes of it ({error})") from error
     if kind == "zip":
         _zip(path, origin, thorough)
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, NamedTuple
 
+from data_prep.places import Place
 from data_prep.records import AnnotationRecord, Items, Rejection
 from data_prep.sources import gene_products
 from data_prep.sources.evidence import Evidence, keeps
@@ -80,6 +81,9 @@ class AnnotationFiles(Files):
     taxa: tuple[int, ...] = ()
     evidence: Evidence = ()
     isoforms: Literal["protein", "own"] = "protein"
+
+    def companions(self, root: Place, home: Place) -> list[tuple[Place, str]]:
+        return [(root, name) for name in (self.gpi, getattr(self, "eco", "")) if name]
 
     def reader(self, stream: Stream) -> Callable[[list[str]], Line | None]:
         """What reads a line's columns; it gives None for what is no line of this format."""

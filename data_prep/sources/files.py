@@ -140,6 +140,10 @@ class Files(Config):
             if row:
                 yield row
 
+    def companions(self, root: Place, home: Place) -> list[tuple[Place, str]]:
+        """Tables that every slice is read with; when one of them has changed, all slices are read again."""
+        return []
+
     def parse(self, stream: Stream) -> Items:
         """The records of one file. Raises SourceError for a file that is damaged as a whole."""
         raise NotImplementedError
@@ -164,6 +168,8 @@ def find(root: Place, patterns: tuple[str, ...]) -> list[str]:
     """The files that match, relative to the root, sorted. Raises ValueError for a pattern that matches none."""
     found: set[str] = set()
     for pattern in patterns:
+        if pattern.startswith("/"):
+            raise ValueError(f"{pattern!r} is absolute; patterns are relative to the root {root}: change one of them")
         names = root.find(pattern)
         if not names:
             folder = pattern.rpartition("/")[0]

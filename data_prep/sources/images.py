@@ -108,6 +108,13 @@ class Images(Files):
         parts = max(self.parts, min(MOST, -(-text // SHARE)))
         return size, -(-size // parts)
 
+    def companions(self, root: Place, home: Place) -> list[tuple[Place, str]]:
+        names = [self.metadata] if self.metadata else []
+        if self.genes:
+            prefer = (self.genes.prefer,) if isinstance(self.genes.prefer, str) else self.genes.prefer
+            names += [self.genes.files, *(name for pattern in prefer if pattern for name in home.find(pattern))]
+        return [(home, name) for name in names]
+
     def read(self, root: Place, part: Slice, home: Place) -> Items:
         genes = GeneMap.read(home, self.genes) if self.genes else GeneMap()
         samples = Samples.read(home, self.metadata, self.metadata_columns) if self.metadata else Samples()

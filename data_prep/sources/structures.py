@@ -91,18 +91,27 @@ class Structures(Files):
         return atoms
 
     def slices(self, root: Place) -> list[Slice]:
-        """Small files by the `slice`; each archive by itself, a big plain one in byte ranges of `chunk` MiB."""
-        single, found = [], []
+        """Small files by the `slice`; archives by the `chunk` MiB, a bigger plain one in byte ranges of as much."""
+        single: list[str] = []
+        found: list[Slice] = []
+        some, held = [], 0  # small archives: AlphaFold DB ships a million of them
         for name in (name for part in super().slices(root) for name in part.names):
             if not name.endswith(ARCHIVES):
                 single.append(name)
                 continue
             size, step = root.stat(name).bytes, self.chunk << 20
-            if size <= step or not self.cuttable(root, name):
-                found.append(Slice((name,)))
-            else:
+            if size > step and self.cuttable(root, name):
                 found += [Slice((name,), at, min(at + step, size)) for at in range(0, size, step)]
+                continue
+            if some and held + size > step:
+                found.append(Slice(tuple(some)))
+                some, held = [], 0
+            some, held = [*some, name], held + size
+        found += [Slice(tuple(some))] if some else []
         return [Slice(tuple(single[at : at + self.slice])) for at in range(0, len(single), self.slice)] + found
+
+    def companions(self, root: Place, home: Place) -> list[tuple[Place, str]]:
+        return [(home, self.manifest)] if self.manifest else []
 
     def read(self, root: Place, part: Slice, home: Place) -> Items:
         columns = tuple(self.columns.model_dump().items())

@@ -54,6 +54,14 @@ def test_a_part_is_scaled_to_the_whole(config, monkeypatch):
     assert whole.partitions == pytest.approx(whole.bytes / estimate.SHARD, abs=0.5)
 
 
+def test_a_file_that_is_not_read_to_its_end_counts_by_its_bytes(tmp_path, config, monkeypatch):
+    (tmp_path / "raw" / "big.fasta").write_text("".join(f">Q{n:06d}\n{LETTERS * 4}\n" for n in range(60_000)))
+    found = estimate.plan(config.model_copy(update={"sources": (type(config.sources[0])(files="big.fasta"),)}), 0.05)
+    (source,) = found.sources
+    assert 0 < source.count < 60_000 and 0 < source.share < 1
+    assert 15_000 < source.whole < 75_000  # a megabyte is read ahead of the entries
+
+
 def test_a_kind_that_is_no_source_is_named(config):
     with pytest.raises(ValueError, match=r"\['structure'\] are expected, but the sources are \['fasta'\]"):
         estimate.plan(config, expect={"structure": 5})

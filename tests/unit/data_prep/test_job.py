@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from data_prep import job as module
 from data_prep.job import opened, publish
 from data_prep.places import Place
 
@@ -30,12 +32,40 @@ def test_a_result_is_whole_or_not_there(tmp_path):
     assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["manifest.json", "shard"]
 
 
-def test_shards_of_another_job_do_not_stay(tmp_path):
+def test_shards_of_another_job_do_not_stay_and_neither_does_what_tells_of_them(tmp_path):
     out = Place(str(tmp_path / "d"))
-    for identity, expected in (("a", []), ("a", ["shard"]), ("b", [])):
+    for identity, expected in (("a", []), ("a", ["shard"]), ("b", []), ("a", [])):
         with opened(out, identity, overwrite=False) as job:
             assert job.data.list() == expected
+            assert (job.done(f"write/{identity}") is None) == (not expected)
             job.data.write("shard", b"1")
+            with job.task(f"write/{identity}") as task:
+                task.finish({})
+            with job.task("parse/x") as task:
+                task.finish({})
+    with opened(out, "a", overwrite=False) as job:
+        assert job.done("parse/x") == {}
+
+
+@pytest.mark.parametrize("step", ["replace", "_clear"])
+def test_a_kill_while_publishing_never_leaves_results_without_their_shards(tmp_path, monkeypatch, step):
+    out = Place(str(tmp_path / "d"))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), opened(out, "a", overwrite=False) as job:
+        job.data.write("shard", b"1")
+        with job.task("write/a") as task:
+            task.finish({})
+        patch.setattr(*((Path, "replace") if step == "replace" else (module, "_clear")), killed)
+        publish(job, b"{}")
+    with opened(out, "a", overwrite=True) as job:
+        assert (job.done("write/a") is None) == (not job.data.list())
+        job.data.write("shard", b"2")
+        publish(job, b"{}")
+    assert (tmp_path / "d" / "shard").read_bytes() == b"2"
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 def test_a_second_job_refuses_and_a_dead_one_does_not_hold(tmp_path):

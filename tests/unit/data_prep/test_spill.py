@@ -91,6 +91,16 @@ def test_merging_runs_is_sorting_all_records(tmp_path, monkeypatch, ahead):
     assert found == expected
 
 
+def test_combined_runs_hold_what_they_held_in_the_same_order(tmp_path):
+    place, runs = Place(str(tmp_path)), []
+    for number in range(3):
+        (tmp_path / f"{number}").mkdir()
+        runs += [f"{number}/{run}" for run in spilled(tmp_path / f"{number}", sequences(150, number), 5, held=9000)]
+    spill.combine(place, runs, 5, tmp_path / "one.run")
+    for part in range(5):
+        assert list(spill.merge(place, ["one.run"], part)) == list(spill.merge(place, runs, part))
+
+
 def test_kinds_that_are_not_wanted_are_passed_over(tmp_path):
     runs = spilled(tmp_path, [*RECORDS, STRUCTURE], 1)
     found = list(spill.skim(Place(str(tmp_path)), runs, 0, (EntryRecord, StructureRecord)))
