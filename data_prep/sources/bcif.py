@@ -18,6 +18,8 @@ from data_prep.sources.references import TABLES, Facts, of_tables
 
 MAX_ROWS = 4_000_000  # of a table; the largest entry of the PDB has 2.4 million atoms
 MAX_COLUMNS = 1_000  # of a table
+MAX_TEXT = 64 << 20  # bytes of a column's values, of which each has as many as the longest
+LEAST = 3  # bytes of a file for each row of a table: three coordinates have no fewer
 MAX_STEPS = 16  # encodings of a column; real ones have up to four
 TYPES = {1: "<i1", 2: "<i2", 3: "<i4", 4: "<u1", 5: "<u2", 6: "<u4", 32: "<f4", 33: "<f8"}
 WANTED = {name.decode() for name in TABLES} | {"_atom_site"}
@@ -35,6 +37,9 @@ def read(data: bytes) -> tuple[Atoms, Facts]:
     """The first data block's atoms and facts. Raises SourceError for what is damaged or lies."""
     try:
         entry, tables = _tables(data)
+        for name, (_, rows) in tables.items():
+            if rows * LEAST > len(data):
+                raise SourceError("unparsable_structure", f"its table {name} claims {rows} rows in {len(data)} bytes")
         site = _Site(tables.get("_atom_site", ({}, 0)))
         return polymers(site), of_tables(entry, lambda *wanted: _rows(tables, *wanted))
     except (
@@ -157,10 +162,10 @@ def _decode(data: bytes, encodings: list[dict[str, Any]]) -> NDArray:
             case "ByteArray":
                 values = np.frombuffer(values, dtype=TYPES[encoding["type"]])
             case "FixedPoint":
-                values = values / encoding["factor"]
+                values = values / _nonzero(encoding["factor"])
             case "IntervalQuantization":
                 low, high, steps = (encoding[key] for key in ("min", "max", "numSteps"))
-                values = low + values * ((high - low) / (steps - 1))
+                values = low + values * ((high - low) / _nonzero(steps - 1))
             case "RunLength":
                 values = _repeated(values)
             case "Delta":
@@ -174,6 +179,12 @@ def _decode(data: bytes, encodings: list[dict[str, Any]]) -> NDArray:
         if len(values) > MAX_ROWS:
             raise ValueError(f"{len(values)} values in a column")
     return values
+
+
+def _nonzero(number: float) -> float:
+    if not number:
+        raise ValueError("a division by zero")
+    return number
 
 
 def _repeated(pairs: NDArray) -> NDArray:
@@ -205,4 +216,7 @@ def _strings(data: bytes, encoding: dict[str, Any]) -> NDArray[np.bytes_]:
     names = [content[a:b].encode()[:MAX_VALUE] for a, b in pairwise(offsets)] + [b""]
     if len(index) and not -1 <= index.min() <= index.max() < len(names) - 1:
         raise ValueError(f"a string number {index.max()} of {len(names) - 1}")
-    return np.array(names)[index]
+    texts = np.array(names)
+    if texts.itemsize * len(index) > MAX_TEXT:
+        raise ValueError(f"{len(index)} values of up to {texts.itemsize} letters")
+    return texts[index]

@@ -25,6 +25,8 @@ START = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:#[^\n]*\n\s*)*data_", re.IGNORECASE
 BEGIN = b"\nloop_\n_atom_site."
 MAX_SMALL = 4 << 20  # bytes of the tables of facts
 MAX_VALUES = 13_000_000
+MAX_WORDS = 11_000_000  # of a table that is cut into them, 50 bytes each; 500,000 atoms have 10,500,000
+MAX_COLUMN = 32 << 20  # bytes, of which each value has as many as the longest
 QUOTES, TEXT = (34, 39), 59  # " and ', ;
 MARKS = (b"#", b";", b'"', b"'")  # what a bare value cannot begin with, and a comment, text or quoted one does
 NEXT = re.compile(rb"\n#[ \t]*(?:\n(?=loop_|_|#)|\Z|\n\Z)")  # what may follow a table's end
@@ -77,12 +79,12 @@ def _refuse_cut(data: bytes) -> None:
         raise SourceError("truncated_structure", f"it ends within a table, after {len(data)} bytes; fetch it again")
 
 
-def _refuse_many(data: bytes) -> None:
+def _refuse_many(data: bytes, most: int = MAX_VALUES) -> None:
     """gemmi takes up to 70 bytes for a value, so that a file of nothing but short ones takes 35 times its size."""
     blank = np.frombuffer(data, dtype=np.uint8) <= 32
     values = np.count_nonzero(blank[:-1] > blank[1:])
-    if values > MAX_VALUES:
-        raise SourceError("too_large", f"{values:,} values; 500,000 atoms have {MAX_VALUES:,}")
+    if values > most:
+        raise SourceError("too_large", f"{values:,} values; {most:,} are allowed, which 500,000 atoms have")
 
 
 def _cut(data: bytes, begin: int) -> tuple[Site, int]:
@@ -105,6 +107,8 @@ def _cut(data: bytes, begin: int) -> tuple[Site, int]:
     site = _aligned(data, at, end, tags)
     if site is not None:
         return site.checked() if marked else site, end
+    if not marked:
+        _refuse_many(data[at:end], MAX_WORDS)
     words = [] if marked else data[at:end].split()
     if not words or len(words) % len(tags) or len(set(tags)) != len(tags):
         raise Unusual("quotes, comments or text among unaligned atoms")
@@ -221,8 +225,9 @@ def _small_tables(*parts: bytes) -> bytes:
 
 def checked(values: list[Any]) -> list[Any]:
     """A column whose strings fit: an array gives each the room of the longest."""
-    if (longest := max(map(len, values), default=0)) > MAX_VALUE:
-        raise SourceError("overlong_value", f"a value of {longest} characters among its atoms")
+    longest = max(map(len, values), default=0)
+    if longest > MAX_VALUE or longest * len(values) > MAX_COLUMN:
+        raise SourceError("overlong_value", f"a value of {longest} characters among its {len(values):,} atoms")
     return values
 
 
