@@ -287,6 +287,9 @@ def main() -> None:
     """Run the command. A mistake in what was asked for is one message and exit code 2, not a traceback."""
     try:
         app()
+    except KeyboardInterrupt:
+        print("interrupted; what is done stays done: the same command goes on", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
         if os.environ.get("FOURFOLD_TRACEBACK"):
             raise

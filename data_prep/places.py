@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from uuid import uuid4
 
 BLOCK = 8 << 20  # bytes read at once where a whole file passes through
 PATIENCE = 120.0  # seconds that a store may be away: a restart, a broken connection
+PAUSE = 0.2  # seconds before the second try; each pause is twice the last
+SETTINGS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError", "NoRegionError"}
 FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError)
 
 T = TypeVar("T")
@@ -200,15 +203,20 @@ class Place:
 
 def patiently(call: Callable[..., T], *args: Any, final: type[Exception] | tuple = FINAL, **named: Any) -> T:
     """The call's result, tried again for a while when the store fails; `final` errors are answers, no failures."""
-    end, pause = time.monotonic() + PATIENCE, 0.2
+    end, pause = time.monotonic() + PATIENCE, PAUSE
     while True:
         try:
             return call(*args, **named)
         except final:
             raise
-        except Exception:
-            if time.monotonic() + pause > end:
-                raise
+        except Exception as error:
+            if type(error).__name__ in SETTINGS or time.monotonic() + pause > end:
+                raise OSError(
+                    f"storage cannot be reached ({type(error).__name__}: {error}); are its address and keys set, "
+                    "for S3 AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY?"
+                ) from error
+            if pause == PAUSE:
+                print(f"waiting for storage: {type(error).__name__}: {error}", file=sys.stderr)
         time.sleep(pause)
         pause = min(2 * pause, 5.0)
 

@@ -6,6 +6,7 @@ metadata is in Ray's object store, which is kept at its minimum.
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -36,8 +37,9 @@ class Workers:
             quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
             if self.address:
                 try:
+                    _knock(self.address)
                     ray.init(address=self.address, **quiet)
-                except ConnectionError as error:
+                except OSError as error:
                     raise ValueError(
                         f"no Ray cluster answers at {self.address!r} ({error}); is it running, and if it asks for a "
                         "token (as `ray start` does), are RAY_AUTH_MODE=token and RAY_AUTH_TOKEN set?"
@@ -87,6 +89,13 @@ class Workers:
         finally:
             for task in waiting:
                 ray.cancel(task, force=False)
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nothing listens at `host:port`: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _call(common: tuple[Callable[..., T], tuple], item: tuple) -> T:
