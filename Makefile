@@ -31,9 +31,9 @@ format: .venv/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv-bench/.installed
-	.venv-bench/bin/python benchmarks/structures.py --quick
-	.venv-bench/bin/python benchmarks/read.py --quick
+bench: .venv/.installed
+	$(BIN)/python benchmarks/prepare.py --quick
+	$(BIN)/python benchmarks/read.py --quick
 
 # pip installs torch, because it chooses the build for this machine (CPU or CUDA, with that build's own libraries);
 # uv installs the rest ten times faster, exactly as locked and without resolving anything again.
@@ -44,14 +44,6 @@ bench: .venv-bench/.installed
 	$(BIN)/uv pip install --system-certs --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
-# The peers that only benchmarks compare with, on top of everything in .venv.
-.venv-bench/.installed: .venv/.installed benchmarks/requirements.lock
-	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
-	$(BIN)/python -c 'import os, sysconfig; print(sysconfig.get_path("purelib"), os.getcwd(), sep="\n")' \
-		> "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/fourfold.pth"
-	$(BIN)/uv pip install --system-certs --quiet --python .venv-bench/bin/python --no-deps --requirement benchmarks/requirements.lock
-	touch $@
-
 # Resolve anew, within pyproject's bounds. torch brings its own CUDA libraries, so they are not locked.
 lock: .venv/.installed
 	$(BIN)/uv pip compile pyproject.toml --extra demo --extra s3 --group dev --python-version 3.11 --upgrade \
@@ -60,7 +52,7 @@ lock: .venv/.installed
 	mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf .venv .venv-bench runs build dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv runs build dist .pytest_cache .ruff_cache .import_linter_cache
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

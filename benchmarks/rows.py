@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -71,6 +72,14 @@ def report(rows: Sequence[Row], path: Path | None) -> None:
     Console(width=140).print(table)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        machine = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)), "gpu": None}
-        about = machine | {"python": platform.python_version(), "rows": [asdict(row) for row in rows]}
+        about = machine() | {"python": platform.python_version(), "rows": [asdict(row) for row in rows]}
         path.write_text(json.dumps(about, indent=1) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """The kind of machine: a figure means little without."""
+    told = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    model = next((line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")), "")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    about = {"machine": platform.machine(), "processor": model, "cores": len(os.sched_getaffinity(0))}
+    return about | {"memory_gb": round(memory / 1e9), "gpu": None}
