@@ -18,7 +18,7 @@ from data_prep.sources.references import TABLES, Facts, of_tables
 
 MAX_ROWS = 4_000_000  # of a table; the largest entry of the PDB has 2.4 million atoms
 MAX_COLUMNS = 1_000  # of a table
-MAX_TEXT = 64 << 20  # bytes of a column's values, of which each has as many as the longest
+MAX_TEXT = 32 << 20  # bytes of a column's values, of which each has as many as the longest
 LEAST = 6  # bytes of a file for each row of a table: three coordinates have no fewer, nor has anything else
 MAX_STEPS = 16  # encodings of a column; real ones have up to four
 TYPES = {1: "<i1", 2: "<i2", 3: "<i4", 4: "<u1", 5: "<u2", 6: "<u4", 32: "<f4", 33: "<f8"}

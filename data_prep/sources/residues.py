@@ -20,6 +20,7 @@ from data_prep.sources.files import SourceError
 
 FAR = 1e5  # Å; no atom lies so far out: it is a filler, or damage
 MAX_CHAINS = 5_000  # the largest entry of the PDB has 1,400
+MAX_RESIDUES = 250_000  # runs of atoms in a chain; titin has 35,000 residues
 MAX_LOCATIONS = 100  # alternatives of one residue; real ones have up to 20
 
 
@@ -88,6 +89,10 @@ def chains(atoms: Atoms) -> Iterator[Chain]:
 
 def _chain(atoms: Atoms) -> Chain:
     first = changes(atoms.place, atoms.number, atoms.code)
+    if len(first) > MAX_RESIDUES:
+        raise SourceError(
+            "too_many_residues", f"{len(first)} residues in a chain, more than any real one has; look at it"
+        )
     residue = np.repeat(np.arange(len(first)), np.diff(first, append=len(atoms)))
     if not ((np.diff(atoms.place[first]) > 0).all() or (np.diff(atoms.number[first]) > 0).all()):
         columns = (atoms.place[first], atoms.number[first], atoms.code[first])
