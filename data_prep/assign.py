@@ -10,7 +10,6 @@ import heapq
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
@@ -30,7 +29,6 @@ SMALLEST = 64 << 10  # bytes of one partition's
 LETTERS = "".join(chr(c).upper() if chr(c).isascii() and chr(c).isalpha() else "X" for c in range(256))
 FASTA = "sequences.fasta"
 HOMOLOGS = "homologs"
-Pairs = tuple[NDArray[Any], NDArray[Any]]
 Splits = NDArray[np.uint8]
 
 
@@ -41,7 +39,7 @@ class Summary:
     splits: proteins in each. shares: asked for and reached. mmseqs: version, commands and clusters, and what counts as
     relatives. joined: pairs, by what joins them. components: sets that nothing joins with another. sizes: of these.
     largest: the largest one's smallest key, and its size. to_train: components and proteins that SplitConfig.largest
-    sent there. held_out: proteins of each held-out species, and homologs of these in others. leakage: of `verify`.
+    sent there. held_out: proteins of each held-out species, and homologs of these in others.
     """
 
     method: str
@@ -56,7 +54,6 @@ class Summary:
     largest: dict[str, Any]
     to_train: dict[str, int]
     held_out: dict[str, int]
-    leakage: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +74,11 @@ class Crowd:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """splits: uint8 [N], as stored. to_train, held_out: as in Summary."""
+    """splits: uint8 [N], as stored. fixed: bool [N], of components that have a held-out species. to_train: as told."""
 
     splits: Splits
+    fixed: NDArray[np.bool_]
     to_train: dict[str, int]
-    held_out: dict[str, int]
 
 
 def assign(place: Place, facts: Sequence[str], config: SplitConfig, folder: Path, threads: int = 0) -> Summary:
@@ -97,10 +94,12 @@ def assign(place: Place, facts: Sequence[str], config: SplitConfig, folder: Path
     scratch.mkdir(parents=True)
     crowd = gather(place, facts, config, scratch / FASTA)
     root = components.alone(len(crowd.own))
-    joined, mmseqs = relate(crowd, config, root, scratch, threads)
-    components.settle(root)
-    drawn = draw_components(root, crowd, config)
-    leakage = leak(drawn.splits, config, scratch, threads) if config.verify else {}
+    joined = link(crowd, root)
+    drawn, mmseqs = draw_components(root, crowd, config), {}
+    if config.method == "cluster" and len(numbers := np.flatnonzero(np.asarray(crowd.letters))):
+        joined["identical"] = together(root, *components.pairs(np.asarray(crowd.letters)[numbers], numbers))
+        sequences = clusters.Sequences(scratch / FASTA, numbers, config, scratch / "mmseqs", threads)
+        drawn, mmseqs = compare(sequences, crowd, root, joined, config)
     shutil.rmtree(scratch)
     write_tables(place, facts, crowd, drawn.splits, folder)
     splits = {name: int((drawn.splits == code).sum()) for code, name in enumerate(SPLITS)}
@@ -114,8 +113,7 @@ def assign(place: Place, facts: Sequence[str], config: SplitConfig, folder: Path
         joined=joined,
         **sizes(root, place, facts, crowd),
         to_train=drawn.to_train,
-        held_out=drawn.held_out,
-        leakage=leakage,
+        held_out=held_out(drawn, crowd, config),
     )
 
 
@@ -123,7 +121,7 @@ def gather(place: Place, names: Sequence[str], config: SplitConfig, fasta: Path)
     """Go through all facts once. Sequences go to `fasta`, under their proteins' numbers, if they are to be compared."""
     crowd, before = Crowd(), ""
     taxa = set(config.held_out_taxa)
-    wanted = config.method == "cluster" or config.verify
+    wanted = config.method == "cluster"
     with open(fasta, "w", encoding="ascii") as file:
         for number, (key, partition, each) in enumerate(merged(place, names)):
             crowd.partition.append(partition)
@@ -155,32 +153,48 @@ def merged(place: Place, names: Sequence[str]) -> Iterator[tuple[str, int, Facts
     return heapq.merge(*(one(partition, name) for partition, name in enumerate(names)), key=lambda row: row[0])
 
 
-def relate(
-    crowd: Crowd, config: SplitConfig, root: Numbers, scratch: Path, threads: int
-) -> tuple[dict[str, int], dict[str, Any]]:
-    """Join in `root` what belongs together; how many pairs of each kind there were, and what MMseqs2 did."""
-    joined: dict[str, int] = {}
-
-    def together(kind: str, pairs: Pairs) -> None:
-        joined[kind] = joined.get(kind, 0) + len(pairs[0])
-        components.join(root, *pairs)
-
+def link(crowd: Crowd, root: Numbers) -> dict[str, int]:
+    """Join what isoforms and links join; how many pairs of each kind there are."""
     isoforms = np.asarray(crowd.isoforms)
-    together("isoform", (isoforms, isoforms - 1))
+    joined = {"isoform": together(root, isoforms, isoforms - 1)}
     for kind, (marks, numbers) in sorted(crowd.links.items()):
-        together(kind, components.pairs(np.asarray(marks), np.asarray(numbers)))
-    if config.method == "hash":
-        return joined, {}
-    numbers = np.flatnonzero(np.asarray(crowd.letters))
-    together("identical", components.pairs(np.asarray(crowd.letters)[numbers], numbers))
-    if not len(numbers):
-        return joined, {"version": clusters.version(), "clusters": 0}
-    found = clusters.cluster(scratch / FASTA, config, scratch / "clusters", threads)
-    for representatives, members in clusters.rows(found.table):
-        others = representatives != members
-        together("cluster", (representatives[others], members[others]))
+        joined[kind] = together(root, *components.pairs(np.asarray(marks), np.asarray(numbers)))
+    components.settle(root)
+    return joined
+
+
+def together(root: Numbers, a: NDArray[Any], b: NDArray[Any]) -> int:
+    """Join pairs, and count those that are two proteins."""
+    components.join(root, a, b)
+    return int((a != b).sum())
+
+
+def compare(
+    sequences: clusters.Sequences, crowd: Crowd, root: Numbers, joined: dict[str, int], config: SplitConfig
+) -> tuple[Drawn, dict[str, Any]]:
+    """Join clusters and draw; then compare what is held out with everything, join what is related and draw again.
+
+    So the relatives are found of those proteins for which it matters: comparing all with all takes several times as
+    long. What a round brings into a split for the first time is compared in the next. Also what MMseqs2 did.
+    """
+    joined["cluster"] = joined["search"] = 0
+    for representatives, members in sequences.clusters():
+        joined["cluster"] += together(root, representatives, members)
+    count = len(sequences.numbers) - joined["cluster"]
+    compared, rounds = np.zeros(len(root), dtype=bool), []
+    while True:
+        components.settle(root)
+        drawn = draw_components(root, crowd, config)
+        wanted = ((drawn.splits == VALID) | (drawn.splits == TEST)) & (np.asarray(crowd.letters) > 0) & ~compared
+        if not (config.search and wanted.any()):
+            break
+        for one, other in sequences.relatives(wanted):
+            joined["search"] += together(root, one, other)
+        compared |= wanted
+        rounds.append(int(wanted.sum()))
     how = {name: getattr(config, name) for name in clusters.ClusterConfig.model_fields}
-    return joined, {"version": found.version, "commands": list(found.commands), "clusters": found.count, **how}
+    did = {"version": clusters.version(), "commands": list(sequences.commands), "clusters": count, "searched": rounds}
+    return drawn, {**how, **did}
 
 
 def draw_components(root: Numbers, crowd: Crowd, config: SplitConfig) -> Drawn:
@@ -199,31 +213,14 @@ def draw_components(root: Numbers, crowd: Crowd, config: SplitConfig) -> Drawn:
     homologs = held[root] & (taxon == 0)
     if config.homologs == "drop":
         splits[homologs] = DROPPED
+    return Drawn(splits, held[root], {"components": int(large.sum()), "proteins": int(size[large].sum())})
+
+
+def held_out(drawn: Drawn, crowd: Crowd, config: SplitConfig) -> dict[str, int]:
+    """Proteins of each held-out species, and those of others that went with them or were left out."""
+    taxon = np.asarray(crowd.taxon)
     species = {str(id): int((taxon == id).sum()) for id in config.held_out_taxa}
-    return Drawn(
-        splits,
-        {"components": int(large.sum()), "proteins": int(size[large].sum())},
-        {**species, HOMOLOGS: int(homologs.sum())} if species else {},
-    )
-
-
-def leak(splits: Splits, config: SplitConfig, scratch: Path, threads: int) -> dict[str, Any]:
-    """How many held-out sequences have a relative in train all the same: no search for clusters finds every one."""
-    names = {TRAIN: "train", VALID: "held_out", TEST: "held_out"}
-    with ExitStack() as stack:
-        out = {name: stack.enter_context(open(scratch / f"{name}.fasta", "wb")) for name in set(names.values())}
-        count = dict.fromkeys(out, 0)
-        for header in (file := stack.enter_context(open(scratch / FASTA, "rb"))):
-            name, letters = names.get(int(splits[int(header[1:])])), file.readline()
-            if name:
-                out[name].write(header + letters)
-                count[name] += 1
-    told = {"sequences_held_out": count["held_out"], "with_relative_in_train": 0, "command": ""}
-    if all(count.values()):
-        of, among = scratch / "held_out.fasta", scratch / "train.fasta"
-        command, found = clusters.relatives(of, among, config, scratch / "leakage", threads)
-        told |= {"with_relative_in_train": found, "command": command}
-    return told
+    return {**species, HOMOLOGS: int((drawn.fixed & (taxon == 0)).sum())} if species else {}
 
 
 def write_tables(place: Place, facts: Sequence[str], crowd: Crowd, splits: Splits, folder: Path) -> None:

@@ -1,10 +1,9 @@
-"""Which sequences are relatives: MMseqs2, called as a program, on a FASTA file whose names are numbers.
+"""Which sequences are relatives: MMseqs2, called as a program, on sequences that are named by numbers.
 
 Its clusters are connected components (`--cluster-mode 1`): everything that a found relative leads to is one cluster.
 Its default, the greedy set cover, takes only what the representative itself is related to, and leaves relatives apart.
-
-The same sequences in the same order give the same clusters whatever the number of threads. They depend on MMseqs2's
-version, and on `memory` where the work has to be done in parts; both are therefore recorded.
+The same sequences in the same order give the same relatives whatever the number of threads. They depend on MMseqs2's
+version, and on `memory` where the work has to be done in parts; both are recorded.
 """
 
 import io
@@ -13,7 +12,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,17 +19,16 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
+from data_prep.components import Numbers
 from pretrain.config import Config
 
 PROGRAM = "mmseqs"
 BLOCK = 16 << 20  # bytes of a table read at once
 LAST = 12  # lines of a failed program's output that are told
 COVERAGE = {"both": "0", "shorter": "1"}
-MODES = {
-    "linclust": ("linclust", "--cluster-mode", "1"),
-    "cluster": ("cluster", "--cluster-mode", "1"),
-    "search": ("cluster", "--cluster-mode", "1", "--single-step-clustering", "1", "--max-seqs", "1000"),
-}
+MANY = "1000"  # sequences that each one is aligned with at most; the usual 300 are not all of a large family
+NOTHING = "No k-mer could be extracted"  # what a search dies of if all sequences are short, or of one letter
+Pairs = Iterator[tuple[Numbers, Numbers]]
 
 
 class ClusterConfig(Config):
@@ -39,29 +36,17 @@ class ClusterConfig(Config):
 
     identity: of the aligned residues. coverage: share of residues that are aligned, of both sequences or of the shorter
     (so that a fragment or a domain counts as a relative of the whole).
-    mode: how relatives are looked for. `linclust` takes time in proportion to the number of sequences and finds what
-    shares k-mers, `cluster` goes on among the representatives, `search` compares each with each that it may resemble.
-    sensitivity: 1 to 7.5, of `cluster` and `search`. memory: what MMseqs2 may use (`8G`).
+    mode: how clusters are found. `linclust` takes time in proportion to the number of sequences, for hundreds of
+    millions, and finds what shares k-mers: at 30 % identity a third of the relatives. `cluster` goes on from there,
+    comparing representatives, and finds nine tenths. sensitivity: 1 to 7.5. memory: what MMseqs2 may use (`8G`).
     """
 
-    mode: Literal["linclust", "cluster", "search"] = "cluster"
+    mode: Literal["linclust", "cluster"] = "cluster"
     identity: float = pydantic.Field(0.3, ge=0.0, le=1.0)
     coverage: float = pydantic.Field(0.8, ge=0.0, le=1.0)
     coverage_mode: Literal["both", "shorter"] = "both"
     sensitivity: float = pydantic.Field(5.7, ge=1.0, le=7.5)
     memory: str = pydantic.Field("8G", pattern=r"[1-9][0-9]*[KMGT]")
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """commands: as run, without folders. count: of clusters. table: lines of two numbers, a representative and a member
-    of its cluster; every sequence is some line's member.
-    """
-
-    version: str
-    commands: tuple[str, ...]
-    count: int
-    table: Path
 
 
 def version() -> str:
@@ -75,64 +60,70 @@ def version() -> str:
     return _run([PROGRAM, "version"], Path.cwd()).strip()
 
 
-def cluster(fasta: Path, config: ClusterConfig, scratch: Path, threads: int = 0) -> Clusters:
-    """Clusters of the sequences in `fasta`, each on one line. scratch: an empty folder on this machine; about three
-    times the file's size, more in mode `search`. threads: 0 for all that this process may use.
+class Sequences:
+    """Sequences to be compared, one at least, in a folder on this machine with room for about three times their size.
 
-    Raises ValueError, with the last lines of MMseqs2's output, if it fails.
+    fasta: each on one line, under its number, from small to large. numbers: int64, these. threads: 0 for all that this
+    process may use. `commands`: those run so far. Calls raise ValueError, with the last lines of MMseqs2's output, if
+    that fails.
     """
-    program, *how = MODES[config.mode]
-    ran = Runs(scratch, threads or len(os.sched_getaffinity(0)))
-    ran(
-        "createdb", str(fasta.resolve()), "db", "--dbtype", "1", "--shuffle", "0", "--createdb-mode", "1", threads=False
-    )
-    ran(program, "db", "clusters", "tmp", *how, *_limits(config, program))
-    ran("createtsv", "db", "db", "clusters", "clusters.tsv")
-    shutil.rmtree(scratch / "tmp", ignore_errors=True)
-    table = scratch / "clusters.tsv"
-    return Clusters(version(), tuple(ran.commands), sum(int((a == b).sum()) for a, b in rows(table)), table)
+
+    def __init__(self, fasta: Path, numbers: Numbers, config: ClusterConfig, folder: Path, threads: int = 0) -> None:
+        self.numbers, self.config, self.folder = numbers, config, folder
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.commands: dict[str, None] = {}  # in their order, each once
+        folder.mkdir(parents=True)
+        # As proteins even where all letters may be DNA's; in order; the letters stay in the FASTA file.
+        how = ("--dbtype", "1", "--shuffle", "0", "--createdb-mode", "1")
+        self._call("createdb", os.path.relpath(fasta, folder), "db", *how, threads=False)
+
+    def clusters(self) -> Pairs:
+        """(representative, member), blocks of both; each sequence is once a member, if any has a relative at all."""
+        how = ["--cluster-mode", "1", *self._limits()]
+        how += ["-s", f"{self.config.sensitivity:g}"] if self.config.mode == "cluster" else []
+        return self._result("db", self.config.mode, *how)
+
+    def relatives(self, of: NDArray[np.bool_]) -> Pairs:
+        """(one of these, a relative among all), blocks of both. of: by number."""
+        ids = np.flatnonzero(of[self.numbers])
+        (self.folder / "ids").write_text("".join(f"{id}\n" for id in ids.tolist()))
+        self._call("createsubdb", "ids", "db", "some", threads=False)
+        return self._result("some", "search", "--max-seqs", MANY, *self._limits(), "-s", f"{self.config.sensitivity:g}")
+
+    def _result(self, query: str, program: str, *how: str) -> Pairs:
+        """Of a search or of clustering; its files are replaced by the next one's."""
+        table = self.folder / "result.tsv"
+        for path in (*self.folder.glob("result*"), self.folder / "tmp"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        databases = ("db",) if program in ("linclust", "cluster") else (query, "db")
+        try:
+            self._call(program, *databases, "result", "tmp", *how)
+        except ValueError as error:
+            if NOTHING not in str(error):
+                raise
+            return iter(())
+        self._call("createtsv", query, "db", "result", table.name)
+        return rows(table)
+
+    def _limits(self) -> list[str]:
+        config = self.config
+        limits = ["--min-seq-id", f"{config.identity:g}", "-c", f"{config.coverage:g}"]
+        limits += ["--cov-mode", COVERAGE[config.coverage_mode], "--alignment-mode", "3", "-e", "0.001"]
+        return [*limits, "--split-memory-limit", config.memory]
+
+    def _call(self, *words: str, threads: bool = True) -> None:
+        command = [PROGRAM, *words]
+        self.commands[" ".join(command)] = None
+        _run([*command, *(("--threads", str(self.threads)) if threads else ())], self.folder)
 
 
-def relatives(of: Path, among: Path, config: ClusterConfig, scratch: Path, threads: int = 0) -> tuple[str, int]:
-    """How many sequences of one FASTA file have a relative in another, and the command that looked for them."""
-    ran = Runs(scratch, threads or len(os.sched_getaffinity(0)))
-    for fasta, name in ((of, "query"), (among, "target")):
-        ran("createdb", str(fasta.resolve()), name, "--dbtype", "1", "--shuffle", "0", threads=False)
-    ran("search", "query", "target", "hits", "tmp", "--max-seqs", "1000", *_limits(config, "search"))
-    ran("createtsv", "query", "target", "hits", "hits.tsv")
-    found: set[int] = set()
-    for query, _ in rows(scratch / "hits.tsv"):
-        found.update(np.unique(query).tolist())
-    return ran.commands[2], len(found)
-
-
-def rows(table: Path) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The first two columns of a table of numbers, some lines at a time."""
+def rows(table: Path) -> Pairs:
+    """The first two columns of a table of numbers, a block of lines at a time."""
     with open(table, "rb") as file:
         while block := file.read(BLOCK):
             block += file.readline()
             numbers = np.loadtxt(io.BytesIO(block), dtype=np.int64, usecols=(0, 1), ndmin=2)
             yield numbers[:, 0], numbers[:, 1]
-
-
-def _limits(config: ClusterConfig, program: str) -> list[str]:
-    limits = ["--min-seq-id", f"{config.identity:g}", "-c", f"{config.coverage:g}"]
-    limits += ["--cov-mode", COVERAGE[config.coverage_mode], "--alignment-mode", "3", "-e", "0.001"]
-    limits += ["--split-memory-limit", config.memory]
-    return limits if program == "linclust" else [*limits, "-s", f"{config.sensitivity:g}"]
-
-
-class Runs:
-    """Runs MMseqs2 in one folder, and remembers how."""
-
-    def __init__(self, folder: Path, threads: int) -> None:
-        self.folder, self.threads = folder, threads
-        self.commands: list[str] = []
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def __call__(self, *words: str, threads: bool = True) -> None:
-        self.commands.append(" ".join([PROGRAM, *(Path(w).name if w.startswith("/") else w for w in words)]))
-        _run([PROGRAM, *words, *(("--threads", str(self.threads)) if threads else ())], self.folder)
 
 
 def _run(command: list[str], folder: Path) -> str:

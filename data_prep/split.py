@@ -42,7 +42,8 @@ class SplitConfig(ClusterConfig):
     by itself.
     held_out_taxa: NCBI ids of species whose proteins are all in test. homologs: what becomes of other species' proteins
     in their components: `test` puts them there too, `drop` leaves them out.
-    verify: look for relatives of the held-out proteins in train afterwards, and count them in the manifest.
+    search: of method `cluster`: clusters leave some relatives apart; so compare the held-out proteins with all others,
+    join what is related and draw again, until no held-out protein has a relative outside of its component.
     """
 
     method: Literal["cluster", "hash"] = "hash"
@@ -53,7 +54,7 @@ class SplitConfig(ClusterConfig):
     largest: float = pydantic.Field(0.1, gt=0.0, le=1.0)
     held_out_taxa: tuple[int, ...] = ()
     homologs: Literal["test", "drop"] = "test"
-    verify: bool = False
+    search: bool = True
 
     @pydantic.model_validator(mode="after")
     def _sum(self) -> "SplitConfig":
@@ -64,7 +65,7 @@ class SplitConfig(ClusterConfig):
 
 def check(config: SplitConfig) -> None:
     """To be called before any work. Raises ValueError where MMseqs2 is wanted and not there."""
-    if config.method == "cluster" or config.verify:
+    if config.method == "cluster":
         clusters.version()
 
 
@@ -89,9 +90,7 @@ def parent(key: str) -> str:
 
 def needs_all(config: SplitConfig, links: bool) -> bool:
     """Whether splits have to be drawn for all proteins together, by `assign`. links: whether any protein has some."""
-    return (
-        config.method == "cluster" or bool(config.held_out_taxa) or config.verify or (links and bool(config.together))
-    )
+    return config.method == "cluster" or bool(config.held_out_taxa) or (links and bool(config.together))
 
 
 @dataclass(frozen=True)
