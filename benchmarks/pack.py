@@ -159,7 +159,7 @@ def costs(name: str, runs: Sequence[Run]) -> list[rows.Row]:
     ]
     if count < SMALL:
         return found
-    what, goal = f"{name}: {count:,} samples from files to shards, 2 workers", SECONDS[name]
+    what, goal = f"{name}: {count:,} samples from files to shards, 2 workers", SECONDS.get(name, 600)
     return [
         *found,
         rows.within(what, seconds, goal, "s"),
