@@ -138,16 +138,16 @@ class Structures(Files):
             return any(fnmatchcase(name.rpartition("/")[2], pattern) for pattern in patterns)
 
         for member in archives.members(stream, wanted, limit, None if last else stream.end):
-            name = Path(member.name).name
+            name, shown = Path(member.name).name, member.name or "a member without a name"
             try:
                 if member.data is None:
-                    raise SourceError(member.refused, f"{stream.name}: {member.name}: {member.detail}")
-                data = _unpacked(stream.name, member.data, limit)
+                    raise SourceError(member.refused, f"{shown}: {member.detail}")
+                data = _unpacked(shown, member.data, limit)
                 yield from map(self._finished, self._file(stream.name, member.name, data))
             except SourceError as error:
+                position = f"{shown}, {error.position}" if error.position else shown
                 if self.on_error == "stop":
-                    raise
-                position = f"{member.name}, {error.position}" if error.position else member.name
+                    raise SourceError(error.reason, f"{stream.name}: {error}", position) from error
                 yield Rejection(error.reason, name, stream.name, str(error), position)
 
     def _file(self, source: str, member: str, data: bytes) -> Items:
@@ -208,10 +208,10 @@ def opened(name: str, data: bytes, limit: int) -> tuple[list[Chain], Facts]:
         raise SourceError("unparsable_structure", f"{name}: not a readable structure file: {told[:300]}") from error
 
 
-def _unpacked(archive: str, data: bytes, limit: int) -> bytes:
+def _unpacked(name: str, data: bytes, limit: int) -> bytes:
     """A member's content, decompressed if it is gzip. Raises SourceError for damage, and beyond the limit."""
     if not data.strip():
-        raise SourceError("empty_file", f"{archive}: a member of {len(data)} bytes, all of them white space or none")
+        raise SourceError("empty_file", f"{name}: a member of {len(data)} bytes, all of them white space or none")
     if data[:2] != b"\x1f\x8b":
         return data
     parts, held = [], 0
@@ -221,12 +221,12 @@ def _unpacked(archive: str, data: bytes, limit: int) -> bytes:
             parts.append(stream.decompress(data, limit + 1 - held))
             held += len(parts[-1])
             if held > limit:
-                raise SourceError("too_large", f"{archive}: over {limit >> 20} MiB when decompressed; look at it")
+                raise SourceError("too_large", f"{name}: over {limit >> 20} MiB when decompressed; look at it")
             if not stream.eof:
                 raise EOFError("it ends early")
             data = stream.unused_data.lstrip(b"\0")
     except DAMAGE as error:
-        problem = f"{archive}: gzip stream of a member is damaged after {held} bytes ({error}); fetch it again"
+        problem = f"{name}: gzip stream of a member is damaged after {held} bytes ({error}); fetch it again"
         raise SourceError("truncated_gzip", problem, f"byte {held}") from error
     return b"".join(parts)
 
