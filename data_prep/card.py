@@ -15,7 +15,7 @@ METHODS = {
     "cluster": "The split follows clusters of similar sequences: no cluster stands in two splits.",
 }
 SIZES = {3: "n<1K", 4: "1K<n<10K", 5: "10K<n<100K", 6: "100K<n<1M", 7: "1M<n<10M", 8: "10M<n<100M", 9: "100M<n<1B"}
-MANY = {"entry": "entries", "by secondary accession": "by secondary accession"}
+MANY = {"entry": "entries", "by secondary accession": "by secondary accession", "linked": "of a named gene or antibody"}
 READ = """```python
 from pretrain.data.index import Dataset  # pip install fourfold
 
