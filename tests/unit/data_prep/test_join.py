@@ -201,11 +201,11 @@ def test_a_sample_within_the_limits_passes_as_it_is():
 
 
 def test_split_is_a_function_of_the_key_with_the_shares_asked_for():
-    config = SplitConfig(valid=0.1, test=0.2)
+    config = SplitConfig.model_validate({"valid": 0.1, "test": 0.2})
     drawn = [split(f"P{n}", config) for n in range(4000)]
     assert drawn == [split(f"P{n}", config) for n in range(4000)]
     assert [round(drawn.count(which) / 4000, 1) for which in SPLITS] == [0.7, 0.1, 0.2]
-    assert drawn != [split(f"P{n}", SplitConfig(valid=0.1, test=0.2, seed=1)) for n in range(4000)]
+    assert drawn != [split(f"P{n}", config.model_copy(update={"seed": 1})) for n in range(4000)]
 
 
 def test_evidence_is_filtered_and_what_became_of_ids_is_counted():
