@@ -242,7 +242,7 @@ def _is_xml(stream: Stream) -> bool:
     begun = opening.lstrip(b"\xef\xbb\xbf \t\r\n")
     if begun.startswith(b"ID   "):
         return False
-    if begun.startswith((b"<", b"\xff\xfe", b"\xfe\xff")) or opening[:2] in (b"<\0", b"\0<"):
+    if begun.startswith((b"<", b"\xff\xfe", b"\xfe\xff")) or opening[:4].replace(b"\0", b"")[:1] == b"<":
         return True
     raise SourceError(
         "unparsable_entry",

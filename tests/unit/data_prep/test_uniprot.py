@@ -375,7 +375,7 @@ def test_two_entries_without_an_end_between_are_none(tmp_path: Path, scan: bool)
         (b" \n\n", "empty_file"),
         (b"<!DOCTYPE html><html><body>Not found</body></html>", "html_reply"),
         (b"\n<HTML><head>", "html_reply"),
-        (b"\x00\x01\x02\x03" * 99, "xml_encoding"),
+        (b"\x00\x01\x02\x03" * 99, "unparsable_entry"),
         (b"\x80\x04K\x01.", "unparsable_entry"),
         (b"{'messages': ['Resource not found']}", "unparsable_entry"),
         (b"ID   X" * 1_000_000 * 3, "overlong_entry"),
