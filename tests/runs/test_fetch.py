@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,10 @@ def config(folder: Path, archive: Archive, *files: str) -> Path:
 def start(config: Path, out: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cluster.cli", "fetch", str(config), "--out", str(out), *more]
     around = {**os.environ, "NO_PROXY": "127.0.0.1,localhost", **environment}
-    return subprocess.Popen(command, cwd=ROOT, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    # A shell starts what runs in its background deaf to Ctrl-C, and children inherit that.
+    hearing = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=ROOT, env=around, stdout=pipe, stderr=pipe, text=True, preexec_fn=hearing)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
