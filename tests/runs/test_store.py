@@ -50,7 +50,7 @@ class Server:
             self.process = subprocess.Popen(
                 [WEED, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self.folder}", "-s3", f"-s3.port={s3}",
                  f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.config={config}",
-                 "-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3.port.iceberg=0"],
+                 "-volume.max=20", "-master.volumeSizeLimitMB=64", "-s3.port.iceberg=0", "-s3.port.lance=0"],
                 stdout=log, stderr=log,
             )  # fmt: skip
 
