@@ -7,6 +7,10 @@ The rule for damage: a source that is one big file (sequences, ontology, annotat
 the run, because going on would silently lose most of a modality; a source of many small files (structures, images)
 rejects the one and goes on, because a mirror of a public archive always has a few broken files. Either may be turned
 with `on_error = "stop"` or `"reject"`. A missing folder, or a pattern that matches nothing, always stops.
+
+Whatever a file is, and whoever made it: reading it takes less than 1 GiB, ends in records, rejections or a SourceError,
+and never in silence. What would take more is refused by name; the limits are constants of the modules, far above any
+real file. Nothing is unpickled, extracted, or looked up where a file says.
 """
 
 import csv

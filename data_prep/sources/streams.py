@@ -27,7 +27,7 @@ OTHERS = {  # how files begin that are packed in a way that is not read
 }
 DAMAGE: tuple[Any, ...] = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile)
 BOMB = 200  # times that a file may expand; text of one repeated letter reaches 1,000, real files 50
-BOMB_FROM = 64 << 20  # bytes that are let through before the ratio is asked for
+BOMB_FROM = 32 << 20  # bytes that are let through before the ratio is asked for
 
 
 class SourceError(ValueError):
