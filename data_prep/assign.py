@@ -174,8 +174,11 @@ def compare(
 ) -> tuple[Drawn, dict[str, Any]]:
     """Join clusters and draw; then compare what is held out with everything, join what is related and draw again.
 
-    So the relatives are found of those proteins for which it matters: comparing all with all takes several times as
-    long. What a round brings into a split for the first time is compared in the next. Also what MMseqs2 did.
+    So the relatives are found of those proteins for which it matters; that is some 13 % of the pack's if 10 % are held
+    out. What a round holds out for the first time is compared in the next. Also told is what MMseqs2 did.
+
+    Tried and left: putting held-out proteins with a relative in train there. It breaks up families until those held out
+    are the ones without relatives.
     """
     joined["cluster"] = joined["search"] = 0
     for representatives, members in sequences.clusters():

@@ -36,12 +36,12 @@ class ClusterConfig(Config):
 
     identity: of the aligned residues. coverage: share of residues that are aligned, of both sequences or of the shorter
     (so that a fragment or a domain counts as a relative of the whole).
-    mode: how clusters are found. `linclust` takes time in proportion to the number of sequences, for hundreds of
-    millions, and finds what shares k-mers: at 30 % identity a third of the relatives. `cluster` goes on from there,
-    comparing representatives, and finds nine tenths. sensitivity: 1 to 7.5. memory: what MMseqs2 may use (`8G`).
+    mode: how clusters are found. `linclust` takes time in proportion to the number of sequences, also of hundreds of
+    millions, and finds what shares k-mers. `cluster` goes on from there, comparing representatives, some ten times as
+    long. sensitivity: of all comparisons but linclust's, 1 to 7.5. memory: what MMseqs2 may use (`8G`).
     """
 
-    mode: Literal["linclust", "cluster"] = "cluster"
+    mode: Literal["linclust", "cluster"] = "linclust"
     identity: float = pydantic.Field(0.3, ge=0.0, le=1.0)
     coverage: float = pydantic.Field(0.8, ge=0.0, le=1.0)
     coverage_mode: Literal["both", "shorter"] = "both"

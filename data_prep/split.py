@@ -42,8 +42,9 @@ class SplitConfig(ClusterConfig):
     by itself.
     held_out_taxa: NCBI ids of species whose proteins are all in test. homologs: what becomes of other species' proteins
     in their components: `test` puts them there too, `drop` leaves them out.
-    search: of method `cluster`: clusters leave some relatives apart; so compare the held-out proteins with all others,
-    join what is related and draw again, until no held-out protein has a relative outside of its component.
+    search: of method `cluster`: clusters leave relatives apart. So compare the held-out proteins with all others, join
+    what is related and draw again, until none of them has a relative outside of its component. Without it, at 30 %
+    identity, 45 % of the pack's held-out proteins have one in train (`mode = "cluster"`: 8 %; a split by hash: 67 %).
     """
 
     method: Literal["cluster", "hash"] = "hash"
