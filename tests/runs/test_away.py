@@ -9,10 +9,8 @@ from data_prep.lookup import find
 from data_prep.places import Place
 from data_prep.remote.wanted import FetchConfig
 from data_prep.validate import validate
-from tests.runs.test_store import Server, pytestmark, server
+from tests.runs.store import Server
 from tests.unit.data_prep.archive import Archive, Fault
-
-__all__ = ["pytestmark", "server"]
 
 
 def upload(data: Path, url: str) -> Place:

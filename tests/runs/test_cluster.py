@@ -136,8 +136,10 @@ class Nodes:
 
     def add(self, *options: str) -> subprocess.Popen:
         options = options or (f"--address={self.address}", "--num-cpus=1")
+        with socket.create_server(("127.0.0.1", 0)) as agent:  # which Ray would give the same port on every node
+            port = agent.getsockname()[1]
         line = [RAY, "start", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000", "--disable-usage-stats",
-                "--block", *options]  # fmt: skip
+                "--block", f"--dashboard-agent-listen-port={port}", *options]  # fmt: skip
         process = subprocess.Popen(line, env=QUIET | TOKEN, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.processes.append(process)
         return process
