@@ -22,7 +22,7 @@ import rows
 
 from data_prep.places import Place
 from data_prep.records import StructureRecord
-from data_prep.sources.chains import Wanted, records
+from data_prep.sources.coordinates.chains import Wanted, records
 from data_prep.sources.files import Slice
 from data_prep.sources.structures import Structures, opened
 

@@ -21,10 +21,10 @@ import rows
 from Bio import SwissProt
 
 from data_prep.places import Place
-from data_prep.sources import uniprot_flat
 from data_prep.sources.files import Slice, Stream
 from data_prep.sources.uniprot import Uniprot
-from data_prep.sources.uniprot_entry import crc64
+from data_prep.sources.uniprotkb import flat
+from data_prep.sources.uniprotkb.entry import crc64
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data_prep" / "sample" / "uniprot" / "entries.dat"
 NAME = "entries.dat"
@@ -73,13 +73,13 @@ def _claims(folder: Path, rounds: int) -> list[rows.Row]:
         return run
 
     def every(piece: bytes) -> bool:
-        entry = uniprot_flat.parse(piece)
+        entry = flat.parse(piece)
         return len(entry.references) + len(entry.features) >= 0  # either is parsed whole when its length is asked for
 
     measured = [
-        ("full records, references and features parsed when read", through(uniprot_flat.parse), 4.0),
+        ("full records, references and features parsed when read", through(flat.parse), 4.0),
         ("full records, every field read", through(every), 4.0),
-        ("scan of accession, sequence and GO", through(uniprot_flat.scan), 12.0),
+        ("scan of accession, sequence and GO", through(flat.scan), 12.0),
         ("flat file to what a data set takes of it: identifiers, GO, sentences", records(), 2.0),
         ("the same, accession, sequence and GO alone", records(scan=True), 8.0),
     ]
@@ -93,7 +93,7 @@ def _claims(folder: Path, rounds: int) -> list[rows.Row]:
 def _pieces(place: Place) -> Iterator[bytes]:
     """Entries as a worker reads them from its range of a big file."""
     with Stream.open(place, NAME, 0, place.stat(NAME).bytes) as stream:
-        for _, piece in uniprot_flat.pieces(stream):
+        for _, piece in flat.pieces(stream):
             yield piece
 
 
@@ -101,7 +101,7 @@ def _share(place: Place) -> float:
     """Of the processor time that entries take, how much goes into CRC64."""
     pieces = list(_pieces(place))[:3000]
     begin = time.process_time()
-    sequences = [uniprot_flat.parse(piece).sequence.encode() for piece in pieces]
+    sequences = [flat.parse(piece).sequence.encode() for piece in pieces]
     middle = time.process_time()
     for sequence in sequences:
         crc64(sequence)

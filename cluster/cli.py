@@ -130,9 +130,9 @@ def inspect(
     import shutil
 
     from data_prep import ontology
-    from data_prep.lookup import find
     from data_prep.places import Place
-    from data_prep.sheet import sheet
+    from data_prep.views.lookup import find
+    from data_prep.views.sheet import sheet
 
     place = Place(data)
     found, terms = find(place, key), ontology.read(place)
@@ -140,7 +140,7 @@ def inspect(
         print(line)
     if not html and not png:
         return
-    from data_prep.poster import landing, poster, snapshot
+    from data_prep.views.poster import landing, poster, snapshot
 
     if html:
         landing(html, key, ".html").write_text(poster(found, terms), encoding="utf-8")

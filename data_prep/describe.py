@@ -14,12 +14,12 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from data_prep import language_model
-from data_prep.draws import Draw
-from data_prep.facts import Facts, gather
-from data_prep.language_model import LanguageModelConfig
 from data_prep.ontology import Ontology
-from data_prep.templates import Teller
+from data_prep.words import language_model
+from data_prep.words.draws import Draw
+from data_prep.words.facts import Facts, gather
+from data_prep.words.language_model import LanguageModelConfig
+from data_prep.words.templates import Teller
 from pretrain.config import Config
 from pretrain.sample import Function, Sample, Text
 

@@ -20,8 +20,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from data_prep import encode, shards, split, tasks
-from data_prep.card import CARD, CROISSANT, card
-from data_prep.croissant import croissant
 from data_prep.job import Job, opened, publish
 from data_prep.places import Place
 from data_prep.recipe import (
@@ -38,6 +36,8 @@ from data_prep.recipe import (
 from data_prep.shards import Manifest, Shard
 from data_prep.sources.files import Slice
 from data_prep.tasks import ONTOLOGY, REJECTED, Told
+from data_prep.views.card import CARD, CROISSANT, card
+from data_prep.views.croissant import croissant
 from data_prep.workers import Workers
 from pretrain.config import dump
 from pretrain.data.index import MANIFEST

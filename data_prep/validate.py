@@ -18,12 +18,12 @@ from rich.progress import track
 
 from data_prep import ontology, shards
 from data_prep.audit import ONTOLOGY, Damage, Read, read_partition
-from data_prep.card import CARD, CROISSANT, card, groups, ordered
-from data_prep.croissant import croissant
-from data_prep.lookup import described, entries, number_of
 from data_prep.places import Place, sha256
 from data_prep.shards import Shard
 from data_prep.split import SplitConfig
+from data_prep.views.card import CARD, CROISSANT, card, groups, ordered
+from data_prep.views.croissant import croissant
+from data_prep.views.lookup import described, entries, number_of
 from data_prep.workers import Workers
 from pretrain.data.features import FOLDER, SUMMARY, path_of
 from pretrain.data.index import MANIFEST, SUFFIX

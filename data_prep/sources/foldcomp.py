@@ -18,11 +18,11 @@ import pydantic
 
 from data_prep.places import Place
 from data_prep.records import Items, Rejection
-from data_prep.sources import fcz
-from data_prep.sources.chains import MODEL, Wanted, records
+from data_prep.sources.coordinates import fcz
+from data_prep.sources.coordinates.chains import MODEL, Wanted, records
+from data_prep.sources.coordinates.references import Facts, Segment
+from data_prep.sources.coordinates.residues import Chain
 from data_prep.sources.files import Slice, SourceError, Stream, find
-from data_prep.sources.references import Facts, Segment
-from data_prep.sources.residues import Chain
 from data_prep.sources.structures import Structures
 
 LINE = re.compile(rb"(\d{1,10})[ \t]+(\d{1,18})[ \t]+(\d{1,10})\s*")

@@ -24,12 +24,13 @@ from isal import isal_zlib
 
 from data_prep.places import Place
 from data_prep.records import Item, Items, Rejection, StructureRecord
-from data_prep.sources import archives, bcif, mmcif, pdb
-from data_prep.sources.aligned_error import find_pae, read_pae
-from data_prep.sources.chains import UNSAFE, Wanted, records, taken
+from data_prep.sources import archives
+from data_prep.sources.coordinates import bcif, mmcif, pdb
+from data_prep.sources.coordinates.aligned_error import find_pae, read_pae
+from data_prep.sources.coordinates.chains import UNSAFE, Wanted, records, taken
+from data_prep.sources.coordinates.references import Facts
+from data_prep.sources.coordinates.residues import Chain, chains
 from data_prep.sources.files import DAMAGE, Files, Slice, SourceError, Stream, rows
-from data_prep.sources.references import Facts
-from data_prep.sources.residues import Chain, chains
 from data_prep.sources.uniprot import accession
 from pretrain.config import Config
 from pretrain.sample import BACKBONE

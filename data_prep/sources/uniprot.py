@@ -20,12 +20,13 @@ from data_prep.records import (
     SequenceRecord,
     TextRecord,
 )
-from data_prep.sources import uniprot_element, uniprot_flat, uniprot_xml
 from data_prep.sources.annotations import Tally
 from data_prep.sources.evidence import UNRECORDED, Evidence, keeps
 from data_prep.sources.files import Files, SourceError, Stream, text
-from data_prep.sources.uniprot_entry import TAXON, outer, scientific, taxon, verify
-from data_prep.sources.uniprot_records import GENE, isoforms, records, texts
+from data_prep.sources.uniprotkb import element, flat
+from data_prep.sources.uniprotkb import xml as markup
+from data_prep.sources.uniprotkb.entry import TAXON, outer, scientific, taxon, verify
+from data_prep.sources.uniprotkb.records import GENE, isoforms, records, texts
 from pretrain.sample import About
 
 HEADER = re.compile(r"(?:AFDB:)?AF-(?P<model>[A-Z0-9]+(?:-\d+)?)-F\d+|(?:sp|tr)\|(?P<uniprot>[^|\s]+)\|?|(?P<bare>\S+)")
@@ -47,7 +48,7 @@ class Uniprot(Files):
     an entry that cannot be parsed, or whose sequence is not what it states, is listed and the next one read.
     """
 
-    MARK: ClassVar[bytes] = uniprot_flat.MARK
+    MARK: ClassVar[bytes] = flat.MARK
 
     kind: Literal["uniprot"] = "uniprot"
     scan: bool = False
@@ -58,14 +59,14 @@ class Uniprot(Files):
         return root.read(name, 0, 5) == b"ID   "
 
     def parse(self, stream: Stream) -> Items:
-        xml = stream.begin == 0 and _is_xml(stream)
-        form = uniprot_xml if xml else uniprot_flat
+        in_xml = stream.begin == 0 and _is_xml(stream)
+        form = markup if in_xml else flat
         stream.release = stream.release or _release(stream)
         left_out = Tally(stream.name)
         for at, piece in form.pieces(stream):
             position = f"byte {at}"
             try:
-                found = list(self._records(piece, xml, stream.name, position))
+                found = list(self._records(piece, in_xml, stream.name, position))
             except (ValueError, LookupError) as error:
                 reason = error.reason if isinstance(error, SourceError) else "unparsable_entry"
                 key = form.accession(piece)
@@ -83,12 +84,12 @@ class Uniprot(Files):
 
     def _records(self, piece: bytes, xml: bool, name: str, position: str) -> Iterator[Record | Rejection]:
         if self.scan and not xml:
-            key, sequence, terms = uniprot_flat.scan(piece)
+            key, sequence, terms = flat.scan(piece)
             yield SequenceRecord(key, name, sequence, position)
             if terms:
                 yield AnnotationRecord(key, name, terms, position)
             return
-        entry = uniprot_element.parse(piece) if xml else uniprot_flat.parse(piece)
+        entry = element.parse(piece) if xml else flat.parse(piece)
         for record in records(entry, name, position):
             if not self.scan or isinstance(record, SequenceRecord | AnnotationRecord):
                 yield record

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from data_prep import shards
-from data_prep.card import CARD, CROISSANT, card
-from data_prep.croissant import croissant
 from data_prep.places import Place
 from data_prep.spill import partition
 from data_prep.validate import validate
+from data_prep.views.card import CARD, CROISSANT, card
+from data_prep.views.croissant import croissant
 from pretrain.data.index import MANIFEST, SUFFIX, Dataset, ShardIndex
 from pretrain.sample import Function, Sample, Term
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 
-from data_prep.sources.uniprot_flat import LIMIT
+from data_prep.sources.uniprotkb.flat import LIMIT
 from tests.runs.hostile.files import MIB, Case, packed
 from tests.runs.hostile.good import CHECKSUM, ENTRY, HEAD, SEQUENCE, TAIL, exported, fasta, flat, xml
 

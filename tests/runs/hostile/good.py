@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image as Picture
 
 from data_prep.sources.files import resolve
-from data_prep.sources.uniprot_entry import crc64
+from data_prep.sources.uniprotkb.entry import crc64
 
 SAMPLE = resolve("package:data_prep/sample")
 SEQUENCE = "MKTAYIAKQRQISFVKSHFS"

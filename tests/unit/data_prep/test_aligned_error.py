@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data_prep.places import Place
-from data_prep.sources import aligned_error
-from data_prep.sources.aligned_error import find_pae, parse_pae, read_pae
+from data_prep.sources.coordinates import aligned_error
+from data_prep.sources.coordinates.aligned_error import find_pae, parse_pae, read_pae
 from data_prep.sources.files import SourceError
 
 PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from data_prep import shards
-from data_prep.card import CARD, CROISSANT, card, groups, summary
-from data_prep.croissant import LISTED, croissant
 from data_prep.shards import Manifest
+from data_prep.views.card import CARD, CROISSANT, card, groups, summary
+from data_prep.views.croissant import LISTED, croissant
 from pretrain.sample import Function, Image, Sample, Structure, Term, Text
 
 PNG = bytes.fromhex(

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from data_prep.describe import DescribeConfig, count, describe, describe_all
-from data_prep.facts import enzyme, named, organism, specific
 from data_prep.ontology import Ontology, OntologyTerm
+from data_prep.words.facts import enzyme, named, organism, specific
 from pretrain.sample import About, Function, Sample, Term, Text
 
 TERMS = {

@@ -12,8 +12,8 @@ from scipy.spatial.transform import Rotation
 from data_prep.align import place
 from data_prep.fragments import FragmentConfig, assemble
 from data_prep.records import Rejection, StructureRecord
+from data_prep.sources.coordinates.states import states
 from data_prep.sources.files import resolve
-from data_prep.states import states
 
 SAMPLE = resolve("package:data_prep/sample") / "structures"
 PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"

@@ -10,15 +10,16 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from data_prep import portrait, ribbon, shards
-from data_prep.lookup import Found, find
+from data_prep import shards
 from data_prep.ontology import Ontology, OntologyTerm
 from data_prep.places import Place
-from data_prep.poster import landing, poster, snapshot
 from data_prep.proteins import read
 from data_prep.shards import Manifest
-from data_prep.sheet import coverage, sheet
 from data_prep.spill import partition
+from data_prep.views import portrait, ribbon
+from data_prep.views.lookup import Found, find
+from data_prep.views.poster import landing, poster, snapshot
+from data_prep.views.sheet import coverage, sheet
 from pretrain.sample import About, CorruptSample, Function, Image, Sample, Structure, Term, Text
 
 ROOT = Path(__file__).resolve().parents[3]

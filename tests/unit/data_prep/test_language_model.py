@@ -11,12 +11,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data_prep import language_model
 from data_prep.describe import DescribeConfig, count, describe, describe_all
-from data_prep.draws import Draw
-from data_prep.facts import Facts
-from data_prep.language_model import LanguageModelConfig, clean, number, prompt, write
 from data_prep.ontology import Ontology, OntologyTerm
+from data_prep.words import language_model
+from data_prep.words.draws import Draw
+from data_prep.words.facts import Facts
+from data_prep.words.language_model import LanguageModelConfig, clean, number, prompt, write
 from pretrain.sample import About, Function, Sample, Term, Text
 
 SENTENCE = "the protein binds ATP in a cell . membrane zinc it acts kinase of and nucleus DNA repair moves things"
@@ -136,7 +136,7 @@ def test_another_process_with_other_threads_writes_the_same(model):
     here = write(["the protein binds", "it acts"], ["a", "b"], config(model))
     code = (
         "import json, sys, torch; torch.set_num_threads(2 if torch.get_num_threads() == 1 else 1)\n"
-        "from data_prep.language_model import LanguageModelConfig, write\n"
+        "from data_prep.words.language_model import LanguageModelConfig, write\n"
         "config = LanguageModelConfig(model=sys.argv[1], max_tokens=24)\n"
         "print(json.dumps(write(['the protein binds', 'it acts'], ['a', 'b'], config)))"
     )

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import phrases
-from data_prep.comments import locations, statements
-from data_prep.draws import Draw
 from data_prep.ontology import Ontology, OntologyTerm, parse
 from data_prep.places import Place
+from data_prep.words import phrases
+from data_prep.words.comments import locations, statements
+from data_prep.words.draws import Draw
 
 PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "go"
 

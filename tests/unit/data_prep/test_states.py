@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from Bio.PDB.PDBParser import PDBParser
 
-from data_prep import states as module
+from data_prep.sources.coordinates import states as module
+from data_prep.sources.coordinates.states import states
 from data_prep.sources.files import resolve
-from data_prep.states import states
 
 SAMPLE = resolve("package:data_prep/sample") / "structures"
 PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"

@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.places import Place
 from data_prep.records import FileSeen, Rejection, StructureRecord
-from data_prep.sources import bcif
+from data_prep.sources.coordinates import bcif
 from data_prep.sources.files import Slice, SourceError
 from data_prep.sources.structures import Structures, opened
 

@@ -10,10 +10,10 @@ import pytest
 
 from data_prep.places import Place
 from data_prep.records import StructureRecord
-from data_prep.sources import mmcif
-from data_prep.sources.atoms import NONE, READ
+from data_prep.sources.coordinates import mmcif
+from data_prep.sources.coordinates.atoms import NONE, READ
+from data_prep.sources.coordinates.residues import chains
 from data_prep.sources.files import Stream
-from data_prep.sources.residues import chains
 from data_prep.sources.structures import Structures, opened
 
 ROOT = Path(__file__).resolve().parents[3]

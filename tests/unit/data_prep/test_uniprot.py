@@ -22,10 +22,10 @@ from data_prep.records import (
     SequenceRecord,
     TextRecord,
 )
-from data_prep.sources import uniprot_flat
 from data_prep.sources.files import Files, Slice, SourceError, Stream
 from data_prep.sources.uniprot import Uniprot
-from data_prep.sources.uniprot_entry import Entry, Feature, crc64
+from data_prep.sources.uniprotkb import flat
+from data_prep.sources.uniprotkb.entry import Entry, Feature, crc64
 from pretrain.sample import About
 from tests.unit.data_prep.entries import BROKEN, ENTRY, OTHER, SEQUENCE
 
@@ -52,8 +52,8 @@ def kept(items: list[Item]) -> list[Item]:
 
 def entries(path: Path) -> Iterator[Entry]:
     with Stream.open(Place(str(path.parent)), path.name) as stream:
-        for _, piece in uniprot_flat.pieces(stream):
-            yield uniprot_flat.parse(piece)
+        for _, piece in flat.pieces(stream):
+            yield flat.parse(piece)
 
 
 def as_biopython(entry: Entry) -> dict:
@@ -136,7 +136,7 @@ def test_an_entry_gives_all_that_it_says(tmp_path: Path) -> None:
 
 
 def test_fields_that_lines_break() -> None:
-    entry = uniprot_flat.parse(ENTRY.removesuffix("//\n").encode())
+    entry = flat.parse(ENTRY.removesuffix("//\n").encode())
     assert entry.accessions == ("P12345", "Q99999", "Q88888")
     assert entry.keywords == ("ATP-binding", "Membrane")
     assert entry.taxonomy_id == ("9606",) and entry.created == ("21-JUL-1986", 0)
@@ -167,7 +167,7 @@ def test_old_lines() -> None:
     )
     piece = old.removesuffix("//\n").encode()
     (record,) = SwissProt.parse(io.StringIO(old.replace("Precursor;", "")))
-    entry = uniprot_flat.parse(piece)
+    entry = flat.parse(piece)
     assert (entry.data_class, entry.molecule_type, entry.created) == ("STANDARD", "PRT", ("21-JUL-1986", 1))
     assert entry.sequence_update == ("21-JUL-1986", "2.3") == record.sequence_update
     assert as_biopython(entry)["features"] == of_biopython(record)["features"]
@@ -237,7 +237,7 @@ def test_references_and_features_of_rare_layouts_are_biopythons() -> None:
     text = re.sub(r"(?:RN .*\n)(?:R. .*\n)*", lambda _: REFERENCES, ENTRY)
     text = re.sub(r"(?:FT .*\n)+", lambda _: FEATURES, text)
     (record,) = SwissProt.parse(io.StringIO(text.replace(",\nRN   ", ", ")))
-    ours = as_biopython(uniprot_flat.parse(text.removesuffix("//\n").encode()))
+    ours = as_biopython(flat.parse(text.removesuffix("//\n").encode()))
     theirs = of_biopython(record)
     assert len(ours["references"]) == 3 and len(ours["features"]) == 6
     assert ours["references"] == theirs["references"]
@@ -259,7 +259,7 @@ def test_references_and_features_of_rare_layouts_are_biopythons() -> None:
 def test_damaged_references_and_features_are_refused(part: str, before: str, after: str) -> None:
     assert before in ENTRY
     with pytest.raises(ValueError):
-        len(getattr(uniprot_flat.parse(ENTRY.replace(before, after, 1).removesuffix("//\n").encode()), part))
+        len(getattr(flat.parse(ENTRY.replace(before, after, 1).removesuffix("//\n").encode()), part))
 
 
 def test_lines_in_another_order_and_internal_ones_say_the_same() -> None:
@@ -269,7 +269,7 @@ def test_lines_in_another_order_and_internal_ones_say_the_same() -> None:
     at = next(i for i, line in enumerate(others) if line.startswith("SQ"))
     first, last = moved[:2], moved[2:]
     shuffled = "\n".join([*others[:3], *first, "**   internal", "**HA more", *others[3:at], *last, *others[at:]])
-    assert uniprot_flat.parse(shuffled.encode()) == uniprot_flat.parse("\n".join(lines).encode())
+    assert flat.parse(shuffled.encode()) == flat.parse("\n".join(lines).encode())
 
 
 @pytest.mark.parametrize("path", FILES, ids=["sample", "pack"])
@@ -337,7 +337,7 @@ def test_what_is_no_entry_is_named_and_the_next_one_read(tmp_path: Path, old: st
 def test_features_that_are_none_are_refused_when_asked_for(line: str) -> None:
     piece = ENTRY.removesuffix("//\n").replace("FT   VAR_SEQ         2..4", line, 1).encode()
     with pytest.raises(ValueError, match=r"position|quotes|qualifier"):
-        len(uniprot_flat.parse(piece).features)
+        len(flat.parse(piece).features)
 
 
 def test_cut_at_any_byte_it_is_an_error_or_whole_entries(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_line_ends_and_a_mark_of_order_make_no_difference(tmp_path: Path) -> Non
                 assert codes == {"IEA", "IDA"}
             else:
                 (entry, _) = entries(tmp_path / "file")
-                assert entry == uniprot_flat.parse(ENTRY.removesuffix("\n//\n").encode())
+                assert entry == flat.parse(ENTRY.removesuffix("\n//\n").encode())
 
 
 def test_byte_ranges_give_every_entry_once(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from data_prep.places import Place
 from data_prep.records import EntryRecord, Rejection, SequenceRecord
-from data_prep.sources import uniprot_flat
 from data_prep.sources.files import Stream
-from data_prep.sources.uniprot_entry import Entry, Feature, outer, scientific
-from data_prep.sources.uniprot_records import about, clean, isoforms, location, reaction, splice
+from data_prep.sources.uniprotkb import flat
+from data_prep.sources.uniprotkb.entry import Entry, Feature, outer, scientific
+from data_prep.sources.uniprotkb.records import about, clean, isoforms, location, reaction, splice
 from pretrain.sample import About
 
 PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "uniprot"
@@ -42,8 +42,8 @@ ENTRY = Entry(
 def test_isoforms_of_the_pack() -> None:
     """Each is made of the variants whose own notes name it; lengths that are published are met."""
     lengths: dict[str, int] = {}
-    for _, piece in uniprot_flat.pieces(Stream.open(Place(str(PACK)), "uniprot_entries.dat")):
-        entry = uniprot_flat.parse(piece)
+    for _, piece in flat.pieces(Stream.open(Place(str(PACK)), "uniprot_entries.dat")):
+        entry = flat.parse(piece)
         found = list(isoforms(entry, "x", "byte 0"))
         lengths |= {item.key: len(item.sequence) for item in found if isinstance(item, SequenceRecord)}
         refused = [(item.key, item.reason) for item in found if isinstance(item, Rejection)]

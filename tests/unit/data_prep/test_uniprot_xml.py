@@ -11,11 +11,11 @@ import pytest
 
 from data_prep.places import Place
 from data_prep.records import AnnotationRecord, EntryRecord, FileSeen, Item, Record, Rejection, SequenceRecord
-from data_prep.sources import uniprot_element, uniprot_flat, uniprot_xml
 from data_prep.sources.files import BLOCK, Slice, SourceError, Stream
 from data_prep.sources.uniprot import Uniprot
-from data_prep.sources.uniprot_entry import Entry, crc64
-from data_prep.sources.uniprot_records import isoforms, records
+from data_prep.sources.uniprotkb import element, flat, xml
+from data_prep.sources.uniprotkb.entry import Entry, crc64
+from data_prep.sources.uniprotkb.records import isoforms, records
 from pretrain.sample import About
 
 PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "uniprot"
@@ -69,7 +69,7 @@ def read(folder: Path, data: bytes | str, name: str = "file", **settings: object
 
 def entries(place: Place, name: str) -> list[Entry]:
     with Stream.open(place, name) as stream:
-        return [uniprot_element.parse(document) for _, document in uniprot_xml.pieces(stream)]
+        return [element.parse(document) for _, document in xml.pieces(stream)]
 
 
 def refused(folder: Path, data: bytes | str) -> str:
@@ -105,14 +105,10 @@ def test_an_entry_gives_all_that_it_says(tmp_path: Path) -> None:
 def test_an_entry_is_the_same_from_both_forms() -> None:
     place = Place(str(PACK))
     with Stream.open(place, "uniprot_entries.dat") as stream:
-        flat = {
-            entry.accessions[0]: entry
-            for _, piece in uniprot_flat.pieces(stream)
-            for entry in [uniprot_flat.parse(piece)]
-        }
+        known = {entry.accessions[0]: entry for _, piece in flat.pieces(stream) for entry in [flat.parse(piece)]}
     found = [entry for name in place.find("xml/*.xml") for entry in entries(place, name)]
     assert len(found) == 20 and all(entry.sequence and entry.features is not None for entry in found)
-    both = [(entry, flat[entry.accessions[0]]) for entry in found if entry.accessions[0] in flat]
+    both = [(entry, known[entry.accessions[0]]) for entry in found if entry.accessions[0] in known]
     assert len(both) == 11
     equal = set(vars(found[0])) - {"gene_name", "references", "comments", "cross_references", "features", "keywords"}
     for one, other in both:
@@ -229,7 +225,7 @@ def test_what_is_no_entry_is_named_and_the_next_one_read(
 def test_features_that_are_none_are_refused_when_asked_for() -> None:
     document = f"<uniprot>{ENTRY}</uniprot>".replace('<begin position="2"/>', '<begin position="two"/>').encode()
     with pytest.raises(ValueError, match="invalid literal"):
-        len(uniprot_element.parse(document).features)
+        len(element.parse(document).features)
 
 
 def test_cut_at_any_byte_it_is_an_error(tmp_path: Path) -> None:
@@ -293,7 +289,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         with Stream.open(place, "big.xml.gz") as stream:
-            count = sum(1 for _ in uniprot_xml.pieces(stream))
+            count = sum(1 for _ in xml.pieces(stream))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

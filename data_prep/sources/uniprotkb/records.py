@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from data_prep.records import AnnotationRecord, EntryRecord, Record, Rejection, SequenceRecord, TextRecord
 from data_prep.sources.evidence import normal
-from data_prep.sources.uniprot_entry import Entry, Feature, outer, scientific, taxon
+from data_prep.sources.uniprotkb.entry import Entry, Feature, outer, scientific, taxon
 from pretrain.sample import About, Text
 
 EVIDENCE = re.compile(r"\. ?\{ECO:[^{}]*\}(?=\.)| ?\{ECO:[^{}]*\}")  # `text. {ECO:…}.` has one full stop too many

@@ -23,10 +23,10 @@ from typing import Any, Literal
 
 import pydantic
 
-from data_prep import phrases
-from data_prep.draws import Draw
-from data_prep.facts import Facts, enzyme, named, organism
 from data_prep.ontology import Ontology
+from data_prep.words import phrases
+from data_prep.words.draws import Draw
+from data_prep.words.facts import Facts, enzyme, named, organism
 from pretrain.config import Config
 
 PROMPT = "Facts about a protein:\n{facts}\n\nThe same in a few plain English sentences, with nothing added:\n"

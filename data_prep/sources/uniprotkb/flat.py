@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from data_prep.sources.evidence import normal
 from data_prep.sources.files import SourceError, Stream, text
-from data_prep.sources.uniprot_entry import Dated, Entry, Later, verify
-from data_prep.sources.uniprot_features import parse as parse_features
-from data_prep.sources.uniprot_references import CITED
-from data_prep.sources.uniprot_references import parse as parse_references
+from data_prep.sources.uniprotkb.entry import Dated, Entry, Later, verify
+from data_prep.sources.uniprotkb.features import parse as parse_features
+from data_prep.sources.uniprotkb.references import CITED
+from data_prep.sources.uniprotkb.references import parse as parse_references
 
 MARK = b"\n//"  # what ends an entry, whatever the file's line ends are
 LIMIT = 8 << 20  # bytes of an entry; the longest of UniProt has 0.5 MB

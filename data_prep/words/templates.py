@@ -5,11 +5,11 @@ then a parent or a definition stands beside. Everything is drawn from one genera
 equal texts.
 """
 
-from data_prep import phrases
-from data_prep.draws import Draw
-from data_prep.facts import ASPECTS, Facts, enzyme, named, organism
 from data_prep.ontology import Ontology
-from data_prep.phrases import sentence, series
+from data_prep.words import phrases
+from data_prep.words.draws import Draw
+from data_prep.words.facts import ASPECTS, Facts, enzyme, named, organism
+from data_prep.words.phrases import sentence, series
 
 FRAMES = {
     "molecular_function": (

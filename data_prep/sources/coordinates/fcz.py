@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sources.atoms import NONE, READ
+from data_prep.sources.coordinates.atoms import NONE, READ
+from data_prep.sources.coordinates.residues import Chain
 from data_prep.sources.files import SourceError
-from data_prep.sources.residues import Chain
 
 MAGIC = b"FCMP"
 HEADER = struct.Struct("<4s4HBs2xIss2xI12f")  # the C++ structure CompressedFileHeader after the magic, padding included

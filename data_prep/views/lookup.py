@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.card import card
 from data_prep.places import Place
 from data_prep.spill import partition
+from data_prep.views.card import card
 from pretrain.data.index import FORMAT, MANIFEST, SUFFIX, ShardIndex, members
 from pretrain.sample import CorruptSample, Modality, Sample, decode, group_name
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sources.atoms import READ, Atoms, Text, Whole, changes, component
+from data_prep.sources.coordinates.atoms import READ, Atoms, Text, Whole, changes, component
 from data_prep.sources.files import SourceError
 
 FAR = 1e5  # Å; no atom lies so far out: it is a filler, or damage

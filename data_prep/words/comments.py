@@ -6,7 +6,7 @@ fits none of its habits is left alone rather than bent.
 
 import re
 
-from data_prep.phrases import article
+from data_prep.words.phrases import article
 
 LONGEST = 400  # characters of a sentence taken from a comment
 SENTENCE = re.compile(r"(?<=[\w)\]]{2})\.\s+(?=[A-Z])")

@@ -17,9 +17,9 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sources.atoms import MAX_VALUE, NAMES, Atoms, Site, Text, polymers
+from data_prep.sources.coordinates.atoms import MAX_VALUE, NAMES, Atoms, Site, Text, polymers
+from data_prep.sources.coordinates.references import TABLES, Facts, of_tables
 from data_prep.sources.files import SourceError
-from data_prep.sources.references import TABLES, Facts, of_tables
 
 START = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:#[^\n]*\n\s*)*data_", re.IGNORECASE)
 BEGIN = b"\nloop_\n_atom_site."

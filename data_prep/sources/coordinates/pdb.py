@@ -11,9 +11,9 @@ import gemmi
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sources.atoms import NONE, Atoms, slots
+from data_prep.sources.coordinates.atoms import NONE, Atoms, slots
+from data_prep.sources.coordinates.references import Facts, of_lines
 from data_prep.sources.files import SourceError, text
-from data_prep.sources.references import Facts, of_lines
 
 CELLS = 2e8  # of an alignment's matrix, a byte each; titin against itself has five times as many, and is a model
 END = re.compile(rb"\nEND(?: [^\n]*)?\s*\Z")

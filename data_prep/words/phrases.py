@@ -9,8 +9,8 @@ which says it in full words (`Binding to a zinc ion (Zn).`). Nothing is added th
 import re
 from functools import lru_cache
 
-from data_prep.draws import Draw
 from data_prep.ontology import Ontology, OntologyTerm
+from data_prep.words.draws import Draw
 
 ROOTS = {"GO:0003674", "GO:0008150", "GO:0005575"}  # an aspect's root says only that nothing is known
 COMPLEX = "GO:0032991"  # protein-containing complex: one is part of it, and not located in it

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from data_prep.ribbon import Ribbon, ribbon
+from data_prep.views.ribbon import Ribbon, ribbon
 from pretrain.sample import CHANNELS, Image, Structure
 
 DPI = 200

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data_prep.comments import locations, small, statements
 from data_prep.ontology import Ontology
-from data_prep.phrases import ROOTS
+from data_prep.words.comments import locations, small, statements
+from data_prep.words.phrases import ROOTS
 from pretrain.sample import About, Sample
 
 ASPECTS = ("molecular_function", "biological_process", "cellular_component")

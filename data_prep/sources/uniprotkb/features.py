@@ -7,7 +7,7 @@ expression cuts all features of an entry at once: what runs in Python is once pe
 import re
 from functools import partial
 
-from data_prep.sources.uniprot_entry import Feature
+from data_prep.sources.uniprotkb.entry import Feature
 
 INDENT = "FT" + " " * 19
 COLUMN = "FT" + " " * 32

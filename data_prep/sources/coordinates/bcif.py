@@ -12,9 +12,9 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sources.atoms import MAX_VALUE, NONE, Atoms, polymers
+from data_prep.sources.coordinates.atoms import MAX_VALUE, NONE, Atoms, polymers
+from data_prep.sources.coordinates.references import TABLES, Facts, of_tables
 from data_prep.sources.files import SourceError
-from data_prep.sources.references import TABLES, Facts, of_tables
 
 MAX_ROWS = 4_000_000  # of a table; the largest entry of the PDB has 2.4 million atoms
 MAX_COLUMNS = 1_000  # of a table

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_prep.lookup import Found
 from data_prep.ontology import Ontology
+from data_prep.views.lookup import Found
 from pretrain.sample import CHANNELS, About, Function, Image, Sample, Structure
 
 NAMESPACES = ("molecular_function", "biological_process", "cellular_component")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
-from data_prep.sources.uniprot_entry import Reference
+from data_prep.sources.uniprotkb.entry import Reference
 
 CITED = ("RN", "RP", "RC", "RX", "RG", "RA", "RT", "RL")
 USUAL_CITATION = re.compile(

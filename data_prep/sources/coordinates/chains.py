@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.records import Rejection, StructureRecord
-from data_prep.sources.atoms import NONE, READ
+from data_prep.sources.coordinates.atoms import NONE, READ
+from data_prep.sources.coordinates.references import Facts, Segment
+from data_prep.sources.coordinates.residues import Chain
 from data_prep.sources.files import SourceError
-from data_prep.sources.references import Facts, Segment
-from data_prep.sources.residues import Chain
 from data_prep.sources.uniprot import accession
 
 MODEL = re.compile(r"AF-(?P<accession>[A-Z0-9]+(?:-\d+)?)-F(?P<fragment>\d+)")  # an isoform's: AF-P12345-2-F1
@@ -101,7 +101,7 @@ def _record(
     ends = [segment.end for segment in segments if segment.end is not None]
     states = None
     if wanted.states:
-        from data_prep.states import states as encode  # the network is read when it is needed
+        from data_prep.sources.coordinates.states import states as encode  # the network is read when it is needed
 
         states = encode(chain.coordinates, chain.mask, READ)
     return StructureRecord(

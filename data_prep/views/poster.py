@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import portrait
-from data_prep.lookup import Found
 from data_prep.ontology import Ontology
-from data_prep.sheet import chain_facts, facts, named, picture
+from data_prep.views import portrait
+from data_prep.views.lookup import Found
+from data_prep.views.sheet import chain_facts, facts, named, picture
 from pretrain.evaluation.page import figure, none, page, section, table, tiles
 from pretrain.sample import Function, Image, Sample, Structure
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from lxml import etree  # type: ignore[attr-defined]  # it has no stubs
 
 from data_prep.sources.evidence import normal
-from data_prep.sources.uniprot_entry import Dated, Entry, Feature, Later, Reference, verify
-from data_prep.sources.uniprot_features import KINDS
+from data_prep.sources.uniprotkb.entry import Dated, Entry, Feature, Later, Reference, verify
+from data_prep.sources.uniprotkb.features import KINDS
 
 CLASSES = {"Swiss-Prot": "Reviewed", "TrEMBL": "Unreviewed"}
 MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]

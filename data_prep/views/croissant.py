@@ -7,7 +7,7 @@ shards are reached through the shards; the format knows no safetensors, so tenso
 import json
 from typing import Any
 
-from data_prep.card import groups, ordered, summary
+from data_prep.views.card import groups, ordered, summary
 from pretrain.data.index import MANIFEST
 
 LISTED = 2_000  # shards that are described one by one; of a larger data set they are described by pattern

@@ -1,0 +1,1 @@
+"""Structure formats, from bytes to chains."""

@@ -1,0 +1,1 @@
+"""UniProt's entries, in its own formats."""

@@ -1,0 +1,1 @@
+"""What descriptions are made of, and the two that write them."""
