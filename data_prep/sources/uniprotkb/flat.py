@@ -6,7 +6,6 @@ by its own line prefix in C, not line by line in Python. Raises SourceError or V
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 from data_prep.sources.evidence import normal
@@ -23,7 +22,8 @@ LINES = {code: "R[NPCXGATL]" if code == "RN" else code for code in CODES}  # tho
 USUAL = re.compile("".join(rf"(?:({line}   .*(?:\n{line}   .*)*+)(?:\n|\Z))?+" for line in LINES.values()) + r"\Z")
 NEXT = {code: re.compile(rf"\n(?!{line}   )") for code, line in LINES.items()}  # where a block of one code ends
 NEXT |= dict.fromkeys(CITED, NEXT["RN"]) | {"**": re.compile(r"\n(?!\*\*)")}  # internal remarks, in old files
-TERM = re.compile(rb"\nDR   GO; ([^;\n]*)(?:; .*; (.*))?")
+GO_LINE = re.compile(rb"\nDR   GO; (.*)")
+TERM = re.compile(rb"([^;]*)(?:; .*; (.*))?")  # id, evidence
 KEY = re.compile(rb"^AC +([A-Z0-9]+)", re.MULTILINE)
 BLANKS = re.compile(rb"(?<![ \t\r])[ \t\r]++$", re.MULTILINE)
 USUAL_TAXON = re.compile(r"OX   NCBI_TaxID=(\d+)(?: \{.*\})?;")
@@ -80,13 +80,23 @@ def scan(piece: bytes) -> Scanned:
     if piece.rfind(b"\nSQ   SEQUENCE   ", 0, end) >= 0:
         raise ValueError("two SQ lines: the `//` between two entries is missing")
     key = piece[begin + 6 : piece.index(b"\n", begin + 6)].partition(b";")[0].decode("ascii")
-    terms = [(term.decode("ascii"), _code(evidence)) for term, evidence in TERM.findall(piece, 0, end)]
-    return Scanned(key, sequence.decode("ascii"), tuple(dict.fromkeys(terms)))
+    terms = dict.fromkeys(map(TERMS.__getitem__, GO_LINE.findall(piece, 0, end)))
+    return Scanned(key, sequence.decode("ascii"), tuple(terms))
 
 
-@lru_cache(1 << 12)
-def _code(evidence: bytes) -> str:
-    return normal(evidence.decode("latin-1"))
+class _Terms(dict[bytes, tuple[str, str]]):
+    """What a line on GO says. The same lines come again and again: looking one up is four times as fast as reading."""
+
+    def __missing__(self, line: bytes) -> tuple[str, str]:
+        found = TERM.match(line)
+        assert found
+        said = found[1].decode("ascii"), normal((found[2] or b"").decode("latin-1"))
+        if len(self) < 1 << 16:
+            self[line] = said
+        return said
+
+
+TERMS = _Terms()
 
 
 def parse(piece: bytes) -> Entry:
