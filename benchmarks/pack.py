@@ -62,13 +62,12 @@ class Stages(Bars):
         super().__init__(Progress(disable=True))
         self._run = run
 
-    def __call__(self, what: str, items: Iterator[Any], total: int) -> list[Any]:
+    def __call__(self, what: str, items: Iterator[Any], total: int) -> None:
         begin = time.perf_counter()
-        done = super().__call__(what, items, total)
+        super().__call__(what, items, total)
         self._run.stages[what] = time.perf_counter() - begin
         if self._run.workers:
             self._run.store = object_store()
-        return done
 
 
 def object_store() -> dict[str, int]:

@@ -9,17 +9,16 @@ way. A data set is whole when its manifest is there, which is written last; unti
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from data_prep import encode, shards, split, tasks
+from data_prep import encode, provenance, shards, split, tasks
 from data_prep.job import Job, opened, publish
 from data_prep.places import Place
 from data_prep.recipe import (
@@ -42,9 +41,6 @@ from data_prep.workers import Workers
 from pretrain.config import dump
 from pretrain.data.index import MANIFEST
 from pretrain.sample import canonical
-
-PACKAGES = ("fourfold", "numpy", "gemmi", "biopython", "fastobo", "lxml", "pillow")
-T = TypeVar("T")
 
 __all__ = ["PrepareConfig", "prepare"]
 
@@ -93,7 +89,7 @@ def make(config: PrepareConfig, out: Place, roots: Roots, steps: "Steps", bars: 
             bars("drawing splits", workers.run(tasks.draw_splits, (config, job), [(splits, names)]), 1)
         write = workers.run(tasks.write_partition, (config, job, steps.terms, runs, splits), steps.write)
         bars("writing shards", write, len(steps.write))
-        return finish(config, job, steps, splits)
+        return finish(config, job, roots, steps, splits)
 
 
 def already(config: PrepareConfig, out: Place, steps: "Steps") -> Manifest | None:
@@ -133,7 +129,7 @@ class Steps:
 
 def plan(config: PrepareConfig, roots: Roots) -> Steps:
     """Name every task by what its result follows from. Raises ValueError for files that are missing."""
-    made = versions()
+    made = provenance.versions()
     parts = slices(config, roots)
 
     sizes: dict[str, int] = {}
@@ -173,15 +169,22 @@ def plan(config: PrepareConfig, roots: Roots) -> Steps:
     )
 
 
-def finish(config: PrepareConfig, job: Job, steps: Steps, splits: str) -> Manifest:
+def finish(config: PrepareConfig, job: Job, roots: Roots, steps: Steps, splits: str) -> Manifest:
     """Rejections, ontology, card and manifest, which is written last."""
-    parsed = [told for _, told in steps.parsed(job)]
-    joined = [done(job, name) for name, _ in steps.write]
-    written = [Shard(**shard) for each in joined for shard in each["shards"]]
-    rejected = _sum(each["rejected"] for each in (*parsed, *joined))
+    rejected, joined = Counter[str](), Counter[str]()
+    read = [provenance.Read() for _ in config.sources]
+    for _, told in steps.parsed(job):
+        read[told["source"]].add(told)
+        rejected.update(told["rejected"])
+    written = []
+    for name, _ in steps.write:
+        told = done(job, name)
+        written += [Shard(**shard) for shard in told["shards"]]
+        rejected.update(told["rejected"])
+        joined.update(told["joined"])
     if not written:
         raise ValueError(
-            f"no sample is left after joining and filtering; rejected were {rejected}; "
+            f"no sample is left after joining and filtering; rejected were {provenance.counted(rejected)}; "
             "see the limits under [join] and [filters]"
         )
     sha256 = collect(job, (f"{name}/{REJECTED}" for name, *_ in (*steps.parse, *steps.write)))
@@ -192,15 +195,15 @@ def finish(config: PrepareConfig, job: Job, steps: Steps, splits: str) -> Manife
         partitions=config.partitions,
         splits=shards.tree(written),
         totals=shards.totals(written),
-        rejected=rejected,
-        joined=_sum(each["joined"] for each in joined),
+        rejected=provenance.counted(rejected),
+        joined=provenance.counted(joined),
         files={ONTOLOGY: hashlib.sha256(stored).hexdigest(), REJECTED: sha256},
-        sources=[provenance(config, number, parsed) for number in range(len(config.sources))],
-        go=gene_ontology(config, job.done(steps.terms) or {}),
+        sources=provenance.sources(config, roots, read),
+        go=provenance.gene_ontology(config, job.done(steps.terms) or {}),
         split=(job.done(splits) or {}) if splits else {"method": config.split.method},
         input=steps.input,
         config=what(config),
-        versions=versions(),
+        versions=provenance.versions(),
     )
     data = manifest.to_bytes()
     tree = json.loads(data)
@@ -231,65 +234,17 @@ def collect(job: Job, names: Iterable[str]) -> str:
         return job.data.put(path, REJECTED)
 
 
-def provenance(config: PrepareConfig, number: int, parsed: Sequence[Told]) -> dict[str, Any]:
-    """One source's entry in the manifest: what was read, and how many records of which kind it gave."""
-    source = config.sources[number]
-    mine = [each for each in parsed if each["source"] == number]
-    seen = [file for each in mine for file in each["seen"]]
-    releases = sorted({file["release"] for file in seen if file["release"]})
-    about = {"kind": source.kind, "path": list(source.patterns), "name": source.name}
-    about |= {"release": source.release or "; ".join(releases), "licence": source.licence, "note": source.note}
-    return {**about, **_hash(seen), "records": _sum(each["records"] for each in mine)}
-
-
-def gene_ontology(config: PrepareConfig, terms: Told) -> dict[str, Any]:
-    if not config.ontology:
-        return {}
-    release = config.ontology.release or terms["release"]
-    return {"path": config.ontology.files, "release": release, **_hash([terms["seen"]]), **terms["counts"]}
-
-
-def _hash(seen: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Number, bytes and hash of some files: one file's own hash, or that of the sorted list of names and hashes."""
-    files = sorted({(file["path"], file["bytes"], file["sha256"]) for file in seen})
-    rows = "".join(f"{sha256}  {path}\n" for path, _, sha256 in files)
-    sha256 = files[0][2] if len(files) == 1 else hashlib.sha256(rows.encode()).hexdigest()
-    return {"files": len(files), "bytes": sum(size for _, size, _ in files), "sha256": sha256}
-
-
-def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
-    return {name: count for name, count in sorted(total.items()) if count}
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that what is written depends on."""
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
 class Bars:
     """A bar on the terminal for every stage."""
 
     def __init__(self, shown: Progress) -> None:
         self._shown = shown
 
-    def __call__(self, what: str, items: Iterator[T], total: int) -> list[T]:
-        """The items, counted as they come."""
+    def __call__(self, what: str, items: Iterator[Any], total: int) -> None:
+        """Count items as they come. Nothing of them is kept: there may be millions."""
         with self.each(what) as note:
-            done = []
-            for item in items:
-                done.append(item)
-                note(len(done), total)
-            return done
+            for done, _ in enumerate(items, 1):
+                note(done, total)
 
     @contextmanager
     def each(self, what: str) -> Iterator[Callable[[int, int], None]]:

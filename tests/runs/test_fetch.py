@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.prepare import PrepareConfig, prepare
 from data_prep.remote.download import Part
 from data_prep.remote.ledger import JOURNAL
 from tests.unit.data_prep.archive import Archive, Fault
@@ -144,6 +145,22 @@ def test_failures_are_a_table_and_an_exit_code(tmp_path: Path) -> None:
         assert lines[0].split() == ["1", "fetched,", "4.2", "MB"] and lines[1].split() == ["2", "failed"]
         assert lines[2].startswith("html       http://") and "'Sign in'" in lines[2]
         assert lines[3].startswith("not found  http://") and "status 404" in lines[3]
+
+
+def test_what_is_made_of_fetched_files_says_where_they_are_from(tmp_path: Path) -> None:
+    with Archive() as archive:
+        archive.put("/a.fasta", b">P1\nMKTAYIAKQRQISFVKSHFSRQLEERLG\n")
+        text = config(tmp_path, archive, "a.fasta").read_text().replace("[web]", 'licence = "CC BY 4.0"\n[web]')
+        (tmp_path / "fetch.toml").write_text('release = "2026_03"\n' + text)
+        assert finish(start(tmp_path / "fetch.toml", tmp_path / "raw"))[0] == 0
+    source = {"kind": "fasta", "files": "*.fasta"}
+    settings = PrepareConfig.model_validate({"name": "x", "root": str(tmp_path / "raw"), "sources": [source]})
+    settings = settings.model_copy(update={"workers": 0})
+    (told,) = prepare(settings, tmp_path / "data", quiet=True).sources
+    assert (told["release"], told["licence"]) == ("2026_03", "CC BY 4.0")
+    (tmp_path / "raw" / "a.fasta").write_text(">P1\nMKTAYIAKQRQISFVKSHFSRQLEERLA\n")  # no longer what was fetched
+    (told,) = prepare(settings, tmp_path / "changed", quiet=True).sources
+    assert (told["release"], told["licence"]) == ("", "")
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
