@@ -128,7 +128,7 @@ class Files(Config):
                             yield whole.seen()
             except SourceError as error:
                 if self.on_error == "stop":
-                    raise
+                    raise stopping(error) from error
                 yield Rejection(error.reason, Path(name).name, name, str(error), error.position or WHOLE_FILE)
 
     def rows(
@@ -151,6 +151,12 @@ class Files(Config):
     def parse(self, stream: Stream) -> Items:
         """The records of one file. Raises SourceError for a file that is damaged as a whole."""
         raise NotImplementedError
+
+
+def stopping(error: SourceError) -> SourceError:
+    """What ends a run with `on_error = "stop"`: the damage, and the other way to deal with it."""
+    advice = 'mend it, or set on_error = "reject" for its source, to leave out and count what is damaged'
+    return SourceError(error.reason, f"{error}; {advice}", error.position)
 
 
 def resolve(root: str, field: str = "root") -> Place:

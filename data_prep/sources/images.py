@@ -25,7 +25,7 @@ from PIL import Image as Picture
 from data_prep.places import Place
 from data_prep.records import FileSeen, ImageRecord, Items, Rejection
 from data_prep.sources import hpa, pixels
-from data_prep.sources.files import WHOLE_FILE, Files, Slice, SourceError, Stream, find, packed
+from data_prep.sources.files import WHOLE_FILE, Files, Slice, SourceError, Stream, find, packed, stopping
 from data_prep.sources.genes import GeneMap, GeneTable, unversioned
 from data_prep.sources.hpa import SampleColumns, Samples
 from data_prep.sources.shots import Guide, ImageColumns, Shot, listed, named
@@ -161,7 +161,7 @@ class Images(Files):
                 continue
             problem = f"{path!a}: the name does not end in one of the `channels` ({', '.join(sorted(self.words))})"
             if self.on_error == "stop":
-                raise SourceError("unknown_name", problem)
+                raise stopping(SourceError("unknown_name", problem))
             yield Rejection("unknown_name", ascii(posixpath.basename(path)), ascii(path), problem, WHOLE_FILE)
         return names
 
@@ -197,7 +197,7 @@ class Images(Files):
             reason = error.reason.replace("unreadable_file", "missing_image")
             if self.on_error == "stop":
                 where = ", ".join(filter(None, (at.source, at.position)))
-                raise SourceError(reason, f"{where}, cell {at.cell}: {error}", at.position) from error
+                raise stopping(SourceError(reason, f"{where}, cell {at.cell}: {error}", at.position)) from error
             yield Rejection(reason, key, at.source, f"cell {at.cell}: {error}", at.position or WHOLE_FILE)
 
     def _bands(self, name: str, there: Container[str]) -> dict[str, int]:
