@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from data_prep import encode, provenance, shards, split, tasks
+from data_prep import aliases, encode, provenance, shards, split, tasks
 from data_prep.job import Job, opened, publish
 from data_prep.places import Place
 from data_prep.recipe import (
@@ -94,12 +94,34 @@ def make(config: PrepareConfig, out: Place, roots: Roots, steps: "Steps", bars: 
 
 def already(config: PrepareConfig, out: Place, steps: "Steps") -> Manifest | None:
     """The manifest of the data set at `out` if it is this one: of the same settings, from files of the same names and
-    sizes."""
+    sizes. Raises ValueError, with what differs, if it is another one."""
     if config.overwrite or not out.exists(MANIFEST):
         return None
     manifest = Manifest.from_bytes(out.read(MANIFEST))
-    same = manifest and (manifest.input, manifest.config) == (steps.input, json.loads(canonical(what(config))))
-    return manifest if same else None
+    if manifest is None:
+        return None  # of another version; whether it may be replaced is asked when the job begins
+    differ = list(differences(manifest.config, json.loads(canonical(what(config)))))
+    if manifest.input != steps.input:
+        differ.append("the source files, by name or size")
+    if differ:
+        few = f"{', '.join(differ[:5])}{', …' if len(differ) > 5 else ''}"
+        raise ValueError(
+            f"{out} already holds a data set, and these differ: {few}; give another folder, or overwrite=true to "
+            "replace it"
+        )
+    return manifest
+
+
+def differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
+    """The settings in which two configurations differ: `split.method: "hash" there, "cluster" here`."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted(there.keys() | here.keys()):
+            yield from differences(there.get(key), here.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for number, (one, other) in enumerate(zip(there, here, strict=True)):
+            yield from differences(one, other, f"{path}.{number}")
+    elif there != here:
+        yield f"{path}: {canonical(there):.60} there, {canonical(here):.60} here"
 
 
 @dataclass(frozen=True)
@@ -176,6 +198,7 @@ def finish(config: PrepareConfig, job: Job, roots: Roots, steps: Steps, splits: 
     for _, told in steps.parsed(job):
         read[told["source"]].add(told)
         rejected.update(told["rejected"])
+    joined["ambiguous_accessions"] = aliases.read(job.work, steps.aliases).ambiguous
     written = []
     for name, _ in steps.write:
         told = done(job, name)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 OBJECT_STORE = 100 << 20  # bytes; Ray's lower limit is 75 MiB
 AHEAD = 4  # tasks per core that are handed to Ray at a time
+STARTS = 3  # times that Ray is given to start
 RETRIES = 10  # times that a task is given to another worker when its own has died
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class Workers:
                     ) from None
             else:  # a short folder: the paths of Unix sockets below it may have 107 bytes
                 self.folder = tempfile.mkdtemp(prefix="ff", dir="/tmp")
-                ray.init(num_cpus=self.count, object_store_memory=OBJECT_STORE, _temp_dir=self.folder, **quiet)
+                _start(num_cpus=self.count, object_store_memory=OBJECT_STORE, _temp_dir=self.folder, **quiet)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,6 +90,25 @@ class Workers:
         finally:
             for task in waiting:
                 ray.cancel(task, force=False)
+
+
+def _start(**options: Any) -> None:
+    """Ray on this machine. It gives its own processes 30 s to come up, which is short where much else runs."""
+    import ray
+
+    for left in range(STARTS - 1, -1, -1):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises no narrower one
+            ray.shutdown()
+            if "timed out" not in str(error):
+                raise
+            if not left:
+                raise OSError(
+                    f"Ray did not start within its 30 s, {STARTS} times ({str(error)[:200]}); what else runs on this "
+                    "machine? workers=0 prepares without Ray"
+                ) from error
 
 
 def _knock(address: str) -> None:

@@ -6,6 +6,7 @@ error names the key that was probably meant.
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -99,23 +100,43 @@ def _override(tree: dict[str, Any], text: str) -> None:
     if not equals or not name:
         raise ValueError(f"override {text!r} is not of the form a.b=value")
     *path, last = name.split(".")
+    table: Any = tree
     for part in path:
-        tree = tree.setdefault(part, {})
-        if not isinstance(tree, dict):
+        key = _key(table, part, text)
+        table = table[key] if isinstance(table, list) else table.setdefault(key, {})
+        if not isinstance(table, dict | list):
             raise ValueError(f"override {text!r}: {part} is a value, not a table")
+    key = _key(table, last, text)
     try:
-        tree[last] = tomllib.loads(f"x = {value}")["x"]
+        table[key] = tomllib.loads(f"x = {value}")["x"]
     except tomllib.TOMLDecodeError:
-        tree[last] = value  # a bare string: paths and names need no quotes on a command line
+        table[key] = value  # a bare string: paths and names need no quotes on a command line
+
+
+def _key(table: dict[str, Any] | list[Any], part: str, text: str) -> Any:
+    """A table's key, or the number of one that a list (`[[sources]]`) has."""
+    if not isinstance(table, list):
+        return part
+    if not part.isdecimal() or int(part) >= len(table):
+        raise ValueError(f"override {text!r}: {part!r} is no item of a list of {len(table)}; they are numbered from 0")
+    return int(part)
 
 
 def _explain(kind: type[Config], tree: dict[str, Any], problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        return f"{place or '(top)'}: {problem['msg']}; got {problem['input']!r:.120}"
+        return f"{place or '(top)'}: {problem['msg']}; got {problem['input']!r:.120}{_meant(problem)}"
     known = sorted(_keys(kind))
     close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
     return f"{place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}")
+
+
+def _meant(problem: Any) -> str:
+    """The close match of a value that is one of a few."""
+    context = problem.get("ctx", {})
+    allowed = re.findall(r"'([^']*)'", str(context.get("expected_tags") or context.get("expected") or ""))
+    close = difflib.get_close_matches(str(context.get("tag") or problem["input"]), allowed, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _keys(kind: type[pydantic.BaseModel]) -> set[str]:

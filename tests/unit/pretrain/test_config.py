@@ -87,6 +87,28 @@ def test_an_override_may_open_a_table_and_contain_equals_signs(tmp_path: Path) -
     assert loaded.train.name == "a=b"
 
 
+def test_an_override_reaches_an_item_of_a_list(tmp_path: Path) -> None:
+    class Listed(Config):
+        parts: tuple[Train, ...]
+
+    path = write(tmp_path / "a.toml", "[[parts]]\nsteps = 1\n[[parts]]\nsteps = 2\n")
+    assert [part.steps for part in config.load(Listed, path, ["parts.1.steps=7"]).parts] == [1, 7]
+    for wrong in ("parts.2.steps=7", "parts.steps=7", "parts.-1.steps=7"):
+        with pytest.raises(ValueError, match=r"is no item of a list of 2; they are numbered from 0"):
+            config.load(Listed, path, [wrong])
+
+
+def test_a_misspelt_kind_or_choice_is_answered_with_the_close_match(tmp_path: Path) -> None:
+    class Chosen(Config):
+        method: Literal["cluster", "hash"] = "hash"
+        model: Annotated[Small | Large, Field(discriminator="kind")] = Small()
+
+    with pytest.raises(ValueError, match="did you mean 'cluster'"):
+        config.load(Chosen, write(tmp_path / "a.toml", 'method = "clusters"\n'))
+    with pytest.raises(ValueError, match="did you mean 'small'"):
+        config.load(Chosen, write(tmp_path / "b.toml", '[model]\nkind = "smal"\n'))
+
+
 @pytest.mark.parametrize("override", ["train.steps", "=3", "out.deeper=3"])
 def test_a_malformed_override_is_an_error(file: Path, override: str) -> None:
     with pytest.raises(ValueError, match="override"):
