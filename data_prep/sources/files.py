@@ -212,13 +212,18 @@ def text(data: bytes) -> str:
 
 
 def rows(
-    stream: Stream, columns: dict[str, str], optional: Collection[str] = (), refused: list[SourceError] | None = None
+    stream: Stream,
+    columns: dict[str, str],
+    optional: Collection[str] = (),
+    refused: list[SourceError] | None = None,
+    setting: str = "columns",
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Lines of a table with a header, as (position, {our name: value}); tabs, or commas in a `.csv`.
 
     Blank lines are passed over. columns: our name → the file's column. optional: our names that a file may lack; their
     value is then "". refused: where a line with fewer columns goes, for the caller to take; without it, such a line
-    ends the reading. Raises SourceError when the header lacks a column, and for such a line.
+    ends the reading. setting: where the columns are configured. Raises SourceError when the header lacks a column, and
+    for such a line.
     """
     stream.opening()
     lines = _cells(stream)
@@ -228,7 +233,7 @@ def rows(
         shown = ", ".join(f"{name[:40]!r}" for name in header[:20]) + (", …" if len(header) > 20 else "")
         raise SourceError(
             "unparsable_table",
-            f"{stream.name}: no column {missing} in its header [{shown}]; name the right ones in `columns`",
+            f"{stream.name}: no column {missing} in its header [{shown}]; name the right ones in `{setting}`",
         )
     if any("\r" in name for name in header):
         raise SourceError(

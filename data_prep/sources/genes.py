@@ -179,7 +179,7 @@ def _read(place: Place, table: str, _versions: tuple[str, ...]) -> GeneMap:
 def _rows(stream: Stream, columns: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
     """As `rows`, and of a table without a header if columns are numbers."""
     if not all(theirs.isdecimal() for theirs in columns.values()):
-        yield from rows(stream, columns)
+        yield from rows(stream, columns, setting="genes")
         return
     stream.opening()
     place = {ours: int(theirs) - 1 for ours, theirs in columns.items()}

@@ -128,7 +128,7 @@ def _read(place: Place, pattern: str, columns: tuple[tuple[str, str], ...], _ver
     names, optional = named(dict(columns), OWN, {"plate", "well"})
     for name in find(place, (pattern,)):
         with Stream.open(place, name) as stream:
-            for _, row in rows(stream, names, optional):
+            for _, row in rows(stream, names, optional, setting="metadata_columns"):
                 stained = Stained(row["antibody"], row["gene"], row["cell_line"], row["accession"])
                 stained = same.setdefault(stained, stained)
                 well = row["plate"], row["well"]

@@ -93,6 +93,11 @@ class Images(Files):
             else:
                 size, step = self._share(root, name)
                 found += [Slice((name,), at, min(at + step, size)) for at in range(0, size, step)]
+        if files and self.genes and not self.metadata:
+            raise ValueError(
+                f"{files[0][1]}: a file's name says plate, well and field, not the gene that `genes` could look "
+                "up; give `metadata`, a table of samples, or a manifest as `files`"
+            )
         some: list[str] = []
         for _, group in groupby(sorted(files), key=lambda each: each[0]):
             some += [name for _, name in group]

@@ -68,7 +68,7 @@ def test_columns_may_have_other_names_and_one_that_was_named_must_be_there(tmp_p
     assert known.of("1", "A1", "3") == Stained("", "TP53", "U2OS")
     with pytest.raises(SourceError, match=r"no column \['genes'\]"):
         samples(tmp_path, columns=columns.model_copy(update={"gene": "genes"}), header="p,w,symbol,line\n")
-    with pytest.raises(SourceError, match=r"no column \['if_plate_id'\]"):
+    with pytest.raises(SourceError, match=r"no column \['if_plate_id'\] .* in `metadata_columns`"):
         samples(tmp_path, header="plate,position\n")
 
 

@@ -412,6 +412,18 @@ def test_real_fields_need_no_manifest():
     assert len(cells) == 56 and all(len(record.image.present) == 3 for record in cells)
 
 
+def test_genes_need_something_that_names_them(tmp_path):
+    save(tmp_path / "7_C5_1_green.png", 5)
+    (tmp_path / "genes.tsv").write_text("uniprot\tsymbol\nP04637\tTP53\n")
+    source = Images(files="*.png", genes=GeneTable(files="genes.tsv", symbol="symbol"))
+    with pytest.raises(ValueError, match=r"7_C5_1_green\.png: .* give `metadata`"):
+        source.slices(Place(str(tmp_path)))
+    (tmp_path / "m.tsv").write_text("path\tgene\n7_C5_1_green.png\tTP53\n")
+    wrong = Images(files="m.tsv", columns=ImageColumns(gene="gene"), genes=GeneTable(files="genes.tsv", symbol="name"))
+    with pytest.raises(SourceError, match=r"no column \['name'\] .* in `genes`"):
+        every(wrong, tmp_path)
+
+
 def test_an_object_store_is_read_as_a_folder_is(tmp_path):
     for name in ("a/7_C5_1_green.png", "a/7_C5_1_blue.png"):
         save(tmp_path / name, 5)
