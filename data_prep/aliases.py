@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from data_prep.places import Place
 from data_prep.records import EntryRecord, Record
+from data_prep.sources.streams import Stream
 
 NAMES = "aliases.txt"  # of a task that parsed entries: `primary secondary secondary …` a line
 
@@ -60,8 +61,9 @@ def collect(place: Place, names: Sequence[str]) -> Aliases:
 
 def _lines(place: Place, names: Sequence[str]) -> Iterator[list[str]]:
     for name in names:
-        for one in place.read(name).decode().splitlines():
-            yield one.split(" ")
+        with Stream.open(place, name) as stream:
+            for _, one in stream.pieces(b"\n"):
+                yield one.decode().split(" ")
 
 
 def store(aliases: Aliases) -> bytes:

@@ -3,7 +3,8 @@
 A plan is measured, not looked up: of every source some slices, spread over its files, are read for some seconds,
 and what they gave is joined and written to a scratch folder, on one core. Then each source is scaled to its whole by
 the share of its bytes that was read. Where the whole is not at hand yet, `expect` gives its number of records, and
-`residues` their mean length, to which time and bytes are proportional.
+`residues` their mean length, to which time and bytes are proportional. Comparing proteins for their splits and storing
+features are not in it.
 """
 
 import tempfile
@@ -11,9 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.filesize import decimal
 from rich.table import Table
@@ -22,8 +23,9 @@ from data_prep import ontology, shards, spill
 from data_prep.describe import describe_all
 from data_prep.filters import check
 from data_prep.join import join
+from data_prep.metered import Metered
 from data_prep.places import Place
-from data_prep.recipe import PrepareConfig, Roots, listing, ontology_file, roots_of, slices
+from data_prep.recipe import PrepareConfig, Roots, listing, ontology_file, roots_of
 from data_prep.records import FileSeen, Rejection, SequenceRecord, StructureRecord
 from data_prep.sources.files import Slice
 from pretrain.sample import KEY, MAX_KEY
@@ -46,11 +48,13 @@ class Listed:
 class Measured:
     """One source: what of it was read, and what that gave. seconds: of one core, reading and parsing.
 
-    share: of the source's bytes. residues: of sequences and structures. whole: records that the source has in all.
+    tasks: of the source as it lies there. share: of its bytes. residues: of sequences and structures. whole: records
+    that the source has in all.
     """
 
     kind: str
     bytes: int
+    tasks: int
     share: float = 0.0
     seconds: float = 0.0
     records: Counter[str] = field(default_factory=Counter)
@@ -77,8 +81,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole job, extrapolated. seconds: of one core. bytes: of shards and indices. spilled: of intermediate files.
+    """The whole job, extrapolated, in seconds of one core. bytes: of shards and indices.
 
+    spilled: bytes of parsed records, in runs. passes: times that these are copied, until few enough can be read side by
+    side; all copies stay until the data set is whole. merging: seconds that the copying takes.
     proteins: at least, and at most (if no two sources share one). groups: modality subsets seen in the sample.
     """
 
@@ -89,11 +95,13 @@ class Plan:
     writing: float
     bytes: float
     spilled: float
+    passes: int
+    merging: float
     groups: int
 
     @property
     def core_hours(self) -> float:
-        return (self.reading + self.writing) / 3600
+        return (self.reading + self.merging + self.writing) / 3600
 
     @property
     def partitions(self) -> int:
@@ -104,9 +112,9 @@ def dry_run(config: PrepareConfig) -> list[Listed]:
     """What would be read, by source. Raises ValueError for files and roots that are missing."""
     roots = roots_of(config)
     found = []
-    for number, source in enumerate(config.sources):
-        parts = [part for n, part in slices(config, roots) if n == number]
+    for source in config.sources:
         root = roots[source.root or ""]
+        parts = source.slices(root)
         sizes = {name: size for part in parts for name, size, _ in listing(root, part.names)}
         found.append(Listed(source.kind, len(sizes), sum(sizes.values()), len(parts)))
     return found
@@ -135,7 +143,9 @@ def plan(
             begun = time.process_time()
             written = _write(config, terms, folder, out.runs)
             spent = time.process_time() - begun
-    return _extrapolated(measured, written, spent)
+        begun = time.process_time()
+        spill.combine(Place(scratch), out.runs, 1, folder / "merged")
+        return _extrapolated(measured, written, spent, time.process_time() - begun)
 
 
 def _total(measured: Iterable[Measured], kind: str) -> int:
@@ -143,12 +153,16 @@ def _total(measured: Iterable[Measured], kind: str) -> int:
     return sum(each.count for each in measured if each.kind == kind)
 
 
-def _extrapolated(measured: list[Measured], written: list[shards.Shard], seconds: float) -> Plan:
-    """Time of joining is scaled as the number of records is, and bytes of shards as their bytes on the way."""
+def _extrapolated(measured: list[Measured], written: list[shards.Shard], seconds: float, merging: float) -> Plan:
+    """Time of joining is scaled as the number of records is, and bytes of shards as their bytes on the way.
+
+    merging: seconds to copy what was measured, once.
+    """
     spilled, count = (sum(getattr(each, name) for each in measured) for name in ("spilled", "count"))
     factor = sum(each.spilled * each.factor for each in measured) / spilled if spilled else 0.0
     times = sum(each.count * each.factor for each in measured) / count if count else 0.0
     wholes = [each.whole for each in measured]
+    passes = spill.passes(max(sum(each.tasks for each in measured), int(spilled * factor / spill.HELD)))
     return Plan(
         sources=tuple(measured),
         samples=sum(shard.samples for shard in written),
@@ -157,6 +171,8 @@ def _extrapolated(measured: list[Measured], written: list[shards.Shard], seconds
         writing=seconds * times,
         bytes=sum(shard.bytes + shard.index_bytes for shard in written) * factor,
         spilled=spilled * factor,
+        passes=passes,
+        merging=merging * factor * passes,
         groups=len({shard.group for shard in written}),
     )
 
@@ -167,7 +183,9 @@ def _read(config: PrepareConfig, roots: Roots, number: int, seconds: float, out:
     root = roots[source.root or ""]
     parts = list(source.slices(root))
     sizes = {name: size for part in parts for name, size, _ in listing(root, part.names)}
-    found, metered = Measured(source.kind, sum(sizes.values())), Metered(root.url)
+    found, metered = Measured(source.kind, sum(sizes.values()), len(parts)), Metered(root.url)
+    for _ in islice(source.read(root, parts[0], roots[""]), 2):  # what a process does once is no part of the price
+        pass
     begun, done, weight = time.process_time(), 0.0, sum(_weight(part, sizes) for part in parts)
     for part in parts[:: max(1, len(parts) // SPREAD)]:
         left = seconds - (time.process_time() - begun)
@@ -243,44 +261,21 @@ def told(found: Plan, config: PrepareConfig) -> Iterator[Table | str]:
     yield table
     least, most = found.proteins
     yield f"proteins          {least:,.0f} (sources overlap wholly) to {most:,.0f} (not at all)"
-    yield f"core-hours        {found.core_hours:,.2f}: reading {found.reading / 3600:,.2f}, joining and writing " + (
-        f"{found.writing / 3600:,.2f}"
-    )
+    parts = (("reading", found.reading), ("merging", found.merging), ("joining and writing", found.writing))
+    hours = ", ".join(f"{what} {seconds / 3600:,.2f}" for what, seconds in parts)
+    yield f"core-hours        {found.core_hours:,.2f}: {hours}"
     yield f"data set          {decimal(int(found.bytes))}"
-    yield f"on the way        {decimal(int(found.spilled))} in the work folder"
-    shards = f"{found.partitions * found.groups:,} for {found.groups} modality subsets and one split"
-    yield f"partitions        {found.partitions:,} would give shards of {decimal(SHARD)}; shards: up to {shards}"
+    copies = f" of records, copied {found.passes} times to merge {spill.FAN} runs at a time" if found.passes else ""
+    held = f"{decimal(int(found.spilled))}{copies}"
+    yield f"on the way        {decimal(int(found.spilled * (1 + found.passes)))} in the work folder" + (
+        f": {held}" if copies else ""
+    )
+    each = decimal(int(found.bytes / found.partitions))
+    most = f"up to {found.partitions * found.groups:,} shards for {found.groups} modality subsets, times the splits"
+    yield f"partitions        {found.partitions:,} of {each}, in {most}"
+    left = [what for what, there in (("comparing for splits", config.split.method == "cluster"),
+                                     ("storing features", config.encode is not None)) if there]  # fmt: skip
+    if left:
+        yield f"not in it         {' and '.join(left)}"
     if config.partitions * 4 < found.partitions or config.partitions > found.partitions * 64:
         yield f"                  the configuration has partitions = {config.partitions}"
-
-
-class Metered(Place):
-    """A place that counts the bytes that are read of its files."""
-
-    given = 0
-
-    def open(self, name: str) -> IO[bytes]:
-        return _Counted(super().open(name), self)  # type: ignore[return-value]
-
-    def read(self, name: str, begin: int = 0, size: int | None = None) -> bytes:
-        data = super().read(name, begin, size)
-        object.__setattr__(self, "given", self.given + len(data))
-        return data
-
-
-class _Counted:
-    def __init__(self, file: IO[bytes], meter: Metered) -> None:
-        self._file, self._meter = file, meter
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        object.__setattr__(self._meter, "given", self._meter.given + len(data))
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        size = self._file.readinto(buffer)  # type: ignore[attr-defined]  # every binary file has it
-        object.__setattr__(self._meter, "given", self._meter.given + size)
-        return size
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)

@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from data_prep import aliases, encode, provenance, shards, split, tasks
+from data_prep import aliases, encode, provenance, shards, spill, split, tasks
 from data_prep.job import Job, opened, publish
 from data_prep.places import Place
 from data_prep.recipe import (
@@ -75,8 +75,8 @@ def make(config: PrepareConfig, out: Place, roots: Roots, steps: "Steps", bars: 
         tasks.collect_aliases(job, steps.aliases, steps.entries)
         bars("reading sources", workers.run(tasks.parse_slice, (config, roots, job, steps.aliases), rest), len(rest))
         runs = tuple(f"{name}/{run}" for name, told in steps.parsed(job) for run in told["runs"])
-        while len(runs) > tasks.FAN:
-            groups = [runs[at : at + tasks.FAN] for at in range(0, len(runs), tasks.FAN)]
+        while len(runs) > spill.FAN:
+            groups = [runs[at : at + spill.FAN] for at in range(0, len(runs), spill.FAN)]
             merges = [(f"merge/{identity(group)}", group) for group in groups]
             bars("merging runs", workers.run(tasks.merge_runs, (config.partitions, job), merges), len(merges))
             runs = tuple(f"{name}/{tasks.MERGED}" for name, _ in merges)

@@ -34,6 +34,7 @@ from pretrain.sample import About, Image, Text
 RECORDS = (SequenceRecord, EntryRecord, AnnotationRecord, TextRecord, ImageRecord, StructureRecord)
 KINDS = {kind.__name__: kind for kind in RECORDS}
 CODES = {kind: code for code, kind in enumerate(RECORDS)}
+FAN = 64  # runs that are read side by side; where there are more, so many are first merged into one
 HELD = 160 << 20  # bytes of records that a parsing task holds before it writes a run
 MERGED = 96 << 20  # bytes of all runs together that a joining task reads ahead
 SMALLEST = 64 << 10  # bytes read at once of one run; below this, reading costs more than it saves
@@ -99,6 +100,14 @@ def _write(path: Path, partitions: int, frames: Iterable[tuple[int, bytes, int, 
             SEGMENT.pack_into(table, where * SEGMENT.size, begin, file.tell() - begin, crc, count)
         file.seek(len(MAGIC))
         file.write(table)
+
+
+def passes(runs: int) -> int:
+    """How many times records are copied until their runs can be read side by side."""
+    count = 0
+    while runs > FAN:
+        runs, count = -(-runs // FAN), count + 1
+    return count
 
 
 def combine(place: Place, runs: Sequence[str], partitions: int, path: Path) -> None:

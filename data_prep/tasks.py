@@ -34,7 +34,6 @@ REJECTED = "rejected.jsonl"
 ONTOLOGY = "ontology.json"
 FACTS = "facts.tsv"
 MERGED = "merged.run"
-FAN = 64  # runs that are merged into one where there are more
 Told = dict[str, Any]
 
 
@@ -81,7 +80,8 @@ def parse_slice(config: PrepareConfig, roots: Roots, job: Job, table: str, name:
     seen: list[FileSeen] = []
     counts: Counter[str] = Counter()
     with job.task(name) as task:
-        out, rejected, listed = spill.Spill(task.folder, config.partitions), Rejected(task.folder), []
+        out, rejected = spill.Spill(task.folder, config.partitions), Rejected(task.folder)
+        listed = open(task.folder / aliases.NAMES, "w") if entries else None  # noqa: SIM115  closed below
         for item in files.read(roots[files.root or ""], part, roots[""]):
             if isinstance(item, FileSeen):
                 seen.append(item)
@@ -96,11 +96,11 @@ def parse_slice(config: PrepareConfig, roots: Roots, job: Job, table: str, name:
                 counts[type(item).__name__.removesuffix("Record").lower()] += 1
                 counts["by_secondary_accession"] += record is not item
                 counts["linked"] += isinstance(item, ImageRecord) and bool(item.image.gene or item.image.antibody)
-                if entries and isinstance(item, EntryRecord):
-                    listed.append(aliases.line(item))
+                if listed and isinstance(item, EntryRecord):
+                    listed.write(aliases.line(item))
         out.flush()
-        if entries:
-            (task.folder / aliases.NAMES).write_text("".join(listed))
+        if listed:
+            listed.close()
         told = {"source": source, "seen": [asdict(each) for each in seen], "runs": out.runs}
         return task.finish({**told, "records": dict(sorted(counts.items())), "rejected": rejected.close()})
 

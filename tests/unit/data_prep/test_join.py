@@ -159,6 +159,14 @@ def test_function_alone_is_kept_or_counted():
     assert refused.reason == "function_only"
 
 
+def test_an_entry_of_names_alone_is_rejected_by_name():
+    sample, (refused,) = joined(EntryRecord("P1", "a.tsv", About(name="Titin"), position="byte 7"))
+    assert sample is None
+    assert (refused.reason, refused.source, refused.position) == ("nothing_but_names", "a.tsv", "byte 7")
+    sample, (refused,) = joined(EntryRecord("P1", "a", About(name="Titin")), SequenceRecord("P1", "a", ""))
+    assert sample is None and refused.reason == "empty_sequence"
+
+
 def test_nothing_left_is_no_sample():
     sample, rejected = joined(SequenceRecord("P1", "a", ""), AnnotationRecord("P1", "g", (("GO:0000004", "IEA"),)))
     assert sample is None
