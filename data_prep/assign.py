@@ -93,6 +93,12 @@ def assign(place: Place, facts: Sequence[str], config: SplitConfig, folder: Path
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)
     crowd = gather(place, facts, config, scratch / FASTA)
+    there = np.unique(np.asarray(crowd.taxon))
+    if missing := [str(taxon) for taxon in config.held_out_taxa if taxon not in there]:
+        raise ValueError(
+            f"split.held_out_taxa: no protein here is of NCBI taxon {', '.join(missing)}; correct the number, or read "
+            "entries or tables that have taxon ids"
+        )
     root = components.alone(len(crowd.own))
     joined = link(crowd, root)
     drawn, mmseqs = draw_components(root, crowd, config), {}

@@ -47,7 +47,7 @@ class SplitConfig(ClusterConfig):
     identity, 45 % of the pack's held-out proteins have one in train (`mode = "cluster"`: 8 %; a split by hash: 67 %).
     """
 
-    method: Literal["cluster", "hash"] = "hash"
+    method: Literal["cluster", "hash"] = "cluster"
     valid: float = pydantic.Field(0.05, ge=0.0, le=1.0)
     test: float = pydantic.Field(0.05, ge=0.0, le=1.0)
     seed: int = 0
@@ -61,6 +61,13 @@ class SplitConfig(ClusterConfig):
     def _sum(self) -> "SplitConfig":
         if self.valid + self.test > 1:
             raise ValueError(f"valid = {self.valid} and test = {self.test} are more than all; lower one of them")
+        if self.method == "hash":
+            fields = {name: SplitConfig.model_fields[name].default for name in (*ClusterConfig.model_fields, "search")}
+            if unused := [name for name, default in fields.items() if getattr(self, name) != default]:
+                raise ValueError(
+                    f"{', '.join(unused)} would do nothing with method = 'hash', which compares no sequences; choose "
+                    "method = 'cluster', or leave them out"
+                )
         return self
 
 

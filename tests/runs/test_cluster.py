@@ -36,7 +36,8 @@ def source(tmp_path_factory) -> Path:
         entries = (f">P{number:02d}{n:03d}\n{''.join(draw.choices(LETTERS, k=300))}\n" for n in range(250))
         (folder / f"{number:02d}.fasta").write_text("".join(entries))
     (folder / "x.toml").write_text(
-        f'name = "x"\nroot = "{folder}"\npartitions = 6\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n'
+        f'name = "x"\nroot = "{folder}"\npartitions = 6\nsplit.method = "hash"\n'
+        '[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n'
     )
     return folder
 

@@ -154,7 +154,9 @@ def test_what_is_made_of_fetched_files_says_where_they_are_from(tmp_path: Path) 
         (tmp_path / "fetch.toml").write_text('release = "2026_03"\n' + text)
         assert finish(start(tmp_path / "fetch.toml", tmp_path / "raw"))[0] == 0
     source = {"kind": "fasta", "files": "*.fasta"}
-    settings = PrepareConfig.model_validate({"name": "x", "root": str(tmp_path / "raw"), "sources": [source]})
+    settings = PrepareConfig.model_validate(
+        {"name": "x", "root": str(tmp_path / "raw"), "sources": [source], "split": {"method": "hash"}}
+    )
     settings = settings.model_copy(update={"workers": 0})
     (told,) = prepare(settings, tmp_path / "data", quiet=True).sources
     assert (told["release"], told["licence"]) == ("2026_03", "CC BY 4.0")

@@ -48,7 +48,14 @@ def test_what_is_refused_is_read_back_and_the_rest_is_a_data_set(tmp_path: Path)
             expected.update({(name, reason): n for reason, n in seen.rejected.items() for name in [root]})
             names.add(kind.name)
     assert len(sources) >= 60 and len(names) >= 15, (len(sources), len(names))
-    settings = {"name": "hostile", "roots": roots, "sources": sources, "workers": 0, "partitions": 2}
+    settings = {
+        "name": "hostile",
+        "roots": roots,
+        "sources": sources,
+        "workers": 0,
+        "partitions": 2,
+        "split": {"method": "hash"},
+    }
     manifest = prepare(PrepareConfig.model_validate(settings), tmp_path / "data", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "data" / "rejected.jsonl").read_text().splitlines()]
     read_back = Counter[str]()
@@ -72,6 +79,7 @@ def test_what_stops_a_run_says_what_to_do_and_leaves_no_data_set(kind: str, tmp_
         lay(attacked, case, folder)
         source = {**attacked.source, **case.settings, "on_error": "stop"}
         settings = {"name": "x", "root": str(folder), "workers": 0, "partitions": 1, "sources": [source]}
+        settings["split"] = {"method": "hash"}
         try:
             prepare(PrepareConfig.model_validate(settings), out, quiet=True)
         except ValueError as error:

@@ -178,7 +178,9 @@ def test_a_changed_file_is_read_again_and_the_others_are_not(tmp_path, monkeypat
     (tmp_path / "raw").mkdir()
     for name in "abc":
         (tmp_path / "raw" / f"{name}.fasta").write_text(f">P{name}\nMKTAYIAKQRQISFVKSHFSRQLEERLG\n")
-    (tmp_path / "x.toml").write_text('name = "x"\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n')
+    (tmp_path / "x.toml").write_text(
+        'name = "x"\nsplit.method = "hash"\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n'
+    )
     config = load(PrepareConfig, tmp_path / "x.toml", [f"root={tmp_path / 'raw'}", "workers=0", "partitions=1"])
     read: list[str] = []
     finish = Task.finish
@@ -203,7 +205,9 @@ def test_names_that_no_archive_can_hold_are_rejected(tmp_path):
     sequence = "MKTAYIAKQRQISFVKSHFSRQLEERLG"
     headers = ("P1", "A" * 200, "NP_000001.1", "", "sp||X")
     (tmp_path / "raw" / "x.fasta").write_text("".join(f">{header}\n{sequence}\n" for header in headers))
-    (tmp_path / "x.toml").write_text('name = "x"\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n')
+    (tmp_path / "x.toml").write_text(
+        'name = "x"\nsplit.method = "hash"\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n'
+    )
     overrides = [f"root={tmp_path / 'raw'}", "workers=0"]
     manifest = prepare(load(PrepareConfig, tmp_path / "x.toml", overrides), tmp_path / "data", quiet=True)
     assert (manifest.totals["samples"], manifest.rejected) == (1, {"bad_key": 4})
@@ -218,7 +222,9 @@ def test_names_that_no_archive_can_hold_are_rejected(tmp_path):
 def test_a_damaged_source_stops_a_run_on_ray_with_its_own_error(tmp_path):
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "x.fasta").write_bytes(b"\x1f\x8bdamaged")
-    (tmp_path / "x.toml").write_text('name = "x"\nroot = "."\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n')
+    (tmp_path / "x.toml").write_text(
+        'name = "x"\nroot = "."\nsplit.method = "hash"\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n'
+    )
     config = load(PrepareConfig, tmp_path / "x.toml", [f"root={tmp_path / 'raw'}", "workers=1"])
     with pytest.raises(ValueError, match=r"x\.fasta: gzip stream is damaged after 9 bytes"):
         prepare(config, tmp_path / "data", quiet=True)
@@ -228,7 +234,9 @@ def test_a_damaged_source_stops_a_run_on_ray_with_its_own_error(tmp_path):
 def test_unknown_keys_and_roots_are_named(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'min_length'"):
         load(PrepareConfig, SAMPLE, ["filters.min_lenght=3"])
-    (tmp_path / "x.toml").write_text('name = "x"\n[[sources]]\nkind = "fasta"\nfiles = "a"\nroot = "more"\n')
+    (tmp_path / "x.toml").write_text(
+        'name = "x"\nsplit.method = "hash"\n[[sources]]\nkind = "fasta"\nfiles = "a"\nroot = "more"\n'
+    )
     with pytest.raises(ValueError, match=r"sources name the roots \['more'\]"):
         prepare(load(PrepareConfig, tmp_path / "x.toml", ["workers=0"]), tmp_path / "data", quiet=True)
 

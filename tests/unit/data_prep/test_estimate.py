@@ -17,7 +17,7 @@ def config(tmp_path) -> PrepareConfig:
         (tmp_path / "raw" / f"{file}.fasta").write_text("".join(entries))
     (tmp_path / "x.toml").write_text(
         f'name = "x"\nroot = "{tmp_path / "raw"}"\nworkers = 0\npartitions = 1\n'
-        '[split]\nvalid = 0.0\ntest = 0.0\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n'
+        '[split]\nmethod = "hash"\nvalid = 0.0\ntest = 0.0\n[[sources]]\nkind = "fasta"\nfiles = "*.fasta"\n'
     )
     return load(PrepareConfig, tmp_path / "x.toml")
 

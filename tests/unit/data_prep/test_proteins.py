@@ -114,7 +114,14 @@ def test_a_data_set_gives_all_of_its_samples(tmp_path: Path) -> None:
     write(tmp_path / "some.fasta", ">P1\n" + "MKTAYIAKQR" * 5 + "\n>P2\n" + "AAKTAYIMQR" * 5 + "\n")
     source = {"kind": "fasta", "files": "some.fasta"}
     config = PrepareConfig.model_validate(
-        {"name": "some", "root": str(tmp_path), "sources": [source], "partitions": 2, "workers": 0}
+        {
+            "name": "some",
+            "root": str(tmp_path),
+            "sources": [source],
+            "partitions": 2,
+            "workers": 0,
+            "split": {"method": "hash"},
+        }
     )
     prepare(config, tmp_path / "data", quiet=True)
     found = {sample.key: sample for sample in read(tmp_path / "data")}
