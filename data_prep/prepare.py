@@ -9,36 +9,21 @@ way. A data set is whole when its manifest is there, which is written last; unti
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from data_prep import aliases, encode, provenance, shards, spill, split, tasks
+from data_prep.bars import Bars, progress
 from data_prep.job import Job, opened, publish
 from data_prep.places import Place
-from data_prep.recipe import (
-    ENTRIES,
-    PrepareConfig,
-    Roots,
-    identity,
-    listing,
-    ontology_file,
-    roots_of,
-    slices,
-    what,
-)
+from data_prep.recipe import PrepareConfig, Roots, identity, roots_of, what
 from data_prep.shards import Manifest, Shard
-from data_prep.sources.files import Slice
-from data_prep.tasks import ONTOLOGY, REJECTED, Told
+from data_prep.steps import Steps, done, plan
+from data_prep.tasks import ONTOLOGY, REJECTED
 from data_prep.views.card import CARD, CROISSANT, card
 from data_prep.views.croissant import croissant
 from data_prep.workers import Workers
-from pretrain.config import dump
 from pretrain.data.index import MANIFEST
 from pretrain.sample import canonical
 
@@ -56,14 +41,17 @@ def prepare(config: PrepareConfig, out: Path | str, quiet: bool = False) -> Mani
         encode.check(config.encode)
     place, steps = Place(str(out)), plan(config, roots)
     with progress(quiet) as bars:
-        manifest = already(config, place, steps) or make(config, place, roots, steps, bars)
+        if manifest := already(config, place, steps):
+            bars.say(f"{place} is there already, of source files of these names and sizes: they are not read again")
+        else:
+            manifest = make(config, place, roots, steps, bars)
         if config.encode:
             with bars.each("storing features") as note:
                 encode.run(place, config.encode, config.workers, config.address, note)
     return manifest
 
 
-def make(config: PrepareConfig, out: Place, roots: Roots, steps: "Steps", bars: "Bars") -> Manifest:
+def make(config: PrepareConfig, out: Place, roots: Roots, steps: Steps, bars: Bars) -> Manifest:
     """The data set itself, stage by stage."""
     with (
         opened(out, steps.identity, config.overwrite) as job,
@@ -74,6 +62,7 @@ def make(config: PrepareConfig, out: Place, roots: Roots, steps: "Steps", bars: 
         bars("reading entries", workers.run(tasks.parse_slice, (config, roots, job, ""), first), len(first))
         tasks.collect_aliases(job, steps.aliases, steps.entries)
         bars("reading sources", workers.run(tasks.parse_slice, (config, roots, job, steps.aliases), rest), len(rest))
+        check_given(config, steps, job)
         runs = tuple(f"{name}/{run}" for name, told in steps.parsed(job) for run in told["runs"])
         while len(runs) > spill.FAN:
             groups = [runs[at : at + spill.FAN] for at in range(0, len(runs), spill.FAN)]
@@ -92,7 +81,7 @@ def make(config: PrepareConfig, out: Place, roots: Roots, steps: "Steps", bars: 
         return finish(config, job, roots, steps, splits)
 
 
-def already(config: PrepareConfig, out: Place, steps: "Steps") -> Manifest | None:
+def already(config: PrepareConfig, out: Place, steps: Steps) -> Manifest | None:
     """The manifest of the data set at `out` if it is this one: of the same settings, from files of the same names and
     sizes. Raises ValueError, with what differs, if it is another one."""
     if config.overwrite or not out.exists(MANIFEST):
@@ -124,71 +113,19 @@ def differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {canonical(there):.60} there, {canonical(here):.60} here"
 
 
-@dataclass(frozen=True)
-class Steps:
-    """The tasks of a job, by the names of their results. parse: (name, source, slice). write: (name, partition).
-
-    facts: (name, partition). terms, aliases, splits: the ontology, the secondary accessions, everybody's split.
-    identity: of the whole. input: of all files' names and sizes.
-    """
-
-    parse: list[tuple[str, int, Slice]]
-    entries: list[str]
-    others: list[str]
-    terms: str
-    aliases: str
-    facts: list[tuple[str, int]]
-    splits: str
-    write: list[tuple[str, int]]
-    identity: str
-    input: str
-
-    def parsed(self, job: Job) -> Iterator[tuple[str, Told]]:
-        """What each parsed slice told, in the order of sources and files."""
-        for name, *_ in self.parse:
-            yield name, done(job, name)
-
-
-def plan(config: PrepareConfig, roots: Roots) -> Steps:
-    """Name every task by what its result follows from. Raises ValueError for files that are missing."""
-    made = provenance.versions()
-    parts = slices(config, roots)
-
-    sizes: dict[str, int] = {}
-
-    def step(number: int, part: Slice, *more: str) -> tuple[str, int, Slice]:
-        source = config.sources[number]
-        root = roots[source.root or ""]
-        files = listing(root, part.names)
-        tables = source.companions(root, roots[""])  # a missing one is told by its source
-        beside = [listing(place, [name]) for place, name in tables if place.exists(name)]
-        sizes.update({f"{number}/{name}": size for name, size, _ in files})
-        told = identity(made, dump(source), number, config.partitions, files, beside, part.begin, part.end, *more)
-        return f"parse/{told}", number, part
-
-    entries = [step(n, part) for n, part in parts if config.sources[n].kind in ENTRIES]
-    aliases = f"aliases/{identity([name for name, *_ in entries])}.table"
-    others = [step(n, part, aliases) for n, part in parts if config.sources[n].kind not in ENTRIES]
-    place, name = ontology_file(config.ontology, roots) if config.ontology else (None, "")
-    stored = listing(place, [name]) if place else []
-    sizes.update({f"ontology/{name}": size for name, size, _ in stored})
-    terms = f"ontology/{identity(made, stored)}"
-    parse = sorted([*entries, *others], key=lambda each: each[1])
-    whole = identity(made, what(config), [name for name, *_ in parse], terms)
-    numbers = range(config.partitions)
-    facts = [(f"facts/{identity([name for name, *_ in parse])}-{number:06d}", number) for number in numbers]
-    return Steps(
-        parse=parse,
-        entries=[name for name, *_ in entries],
-        others=[name for name, *_ in others],
-        terms=terms,
-        aliases=aliases,
-        facts=facts,
-        splits=f"splits/{identity([name for name, _ in facts], dump(config.split))}",
-        write=[(f"write/{whole}-{number:06d}", number) for number in numbers],
-        identity=whole,
-        input=identity([(number, part.names) for number, part in parts], sizes),
-    )
+def check_given(config: PrepareConfig, steps: Steps, job: Job) -> None:
+    """Raises ValueError for a source that gave nothing: with `on_error = "reject"`, no error has said so."""
+    given = [Counter[str]() for _ in config.sources]
+    rejected = [Counter[str]() for _ in config.sources]
+    for _, told in steps.parsed(job):
+        given[told["source"]].update(told["records"])
+        rejected[told["source"]].update(told["rejected"])
+    for source, records, reasons in zip(config.sources, given, rejected, strict=True):
+        if reasons and not records.total():
+            raise ValueError(
+                f"the {source.kind} source of {', '.join(source.patterns)} gave nothing; rejected were "
+                f"{provenance.counted(reasons)}. Look at one of its files, or leave the source out"
+            )
 
 
 def finish(config: PrepareConfig, job: Job, roots: Roots, steps: Steps, splits: str) -> Manifest:
@@ -236,17 +173,6 @@ def finish(config: PrepareConfig, job: Job, roots: Roots, steps: Steps, splits: 
     return manifest
 
 
-def done(job: Job, name: str) -> Told:
-    """What a task told, which is known to have ended. Raises ValueError where its result cannot be seen from here."""
-    told = job.done(name)
-    if told is None:
-        raise ValueError(
-            f"a worker's result {name} is not in {job.work}: do all nodes see this folder? A cluster without a common "
-            "disk needs --out on a store (s3://…)"
-        )
-    return told
-
-
 def collect(job: Job, names: Iterable[str]) -> str:
     """All tasks' rejections in one file, beside the shards, task by task; returns its SHA-256."""
     with job.task("collect") as task:
@@ -255,29 +181,3 @@ def collect(job: Job, names: Iterable[str]) -> str:
             for name in names:
                 file.write(job.work.read(name))
         return job.data.put(path, REJECTED)
-
-
-class Bars:
-    """A bar on the terminal for every stage."""
-
-    def __init__(self, shown: Progress) -> None:
-        self._shown = shown
-
-    def __call__(self, what: str, items: Iterator[Any], total: int) -> None:
-        """Count items as they come. Nothing of them is kept: there may be millions."""
-        with self.each(what) as note:
-            for done, _ in enumerate(items, 1):
-                note(done, total)
-
-    @contextmanager
-    def each(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """A function that is told how many are done, of how many."""
-        bar = self._shown.add_task(what, total=None)
-        yield lambda done, of: self._shown.update(bar, completed=done, total=of)
-
-
-@contextmanager
-def progress(quiet: bool) -> Iterator[Bars]:
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as shown:
-        yield Bars(shown)

@@ -200,6 +200,36 @@ def test_a_changed_file_is_read_again_and_the_others_are_not(tmp_path, monkeypat
     assert read[3:] == ["b.fasta"]
 
 
+def test_a_data_set_is_made_again_when_a_companion_of_its_sources_changes(tmp_path):
+    (tmp_path / "go.gpa").write_text(
+        "!gpa-version: 1.1\nMGI\t1\tenables\tGO:0005515\tPMID:1\tECO:0000314\t\t\t20200101\tX\t\t\n"
+    )
+    (tmp_path / "ids.gpi").write_text("!gpi-version: 1.2\nMGI\t1\tS\tn\t\tprotein\ttaxon:1\t\tUniProtKB:P1\t\n")
+    (tmp_path / "a.fasta").write_text(">P1\nMKTAYIAKQRQISFVKSHFSRQLEERLG\n")
+    sources = [{"kind": "fasta", "files": "a.fasta"}, {"kind": "gpad", "files": "go.gpa", "gpi": "ids.gpi"}]
+    tree = {"name": "x", "root": str(tmp_path), "sources": sources, "split": {"method": "hash"}, "workers": 0}
+    config = PrepareConfig.model_validate(tree)
+    prepare(config, tmp_path / "data", quiet=True)
+    (tmp_path / "ids.gpi").write_text("!gpi-version: 1.2\nMGI\t1\tS\tn\t\tprotein\ttaxon:1\t\tUniProtKB:P12\t\n")
+    with pytest.raises(ValueError, match="already holds a data set, and these differ: the source files"):
+        prepare(config, tmp_path / "data", quiet=True)
+
+
+def test_what_is_there_already_is_said_to_be_not_read_again(dataset, capsys):
+    prepare(load(PrepareConfig, SAMPLE, ["workers=0"]), dataset)
+    assert "is there already, of source files of these names and sizes" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_source_of_which_nothing_could_be_read_is_an_error(tmp_path):
+    (tmp_path / "a.fasta").write_text(">P1\nMKTAYIAKQRQISFVKSHFSRQLEERLG\n")
+    for number in range(3):
+        (tmp_path / f"{number}.cif").write_text("<!DOCTYPE html><html>gone</html>")
+    sources = [{"kind": "fasta", "files": "a.fasta"}, {"kind": "structures", "files": "*.cif", "on_error": "reject"}]
+    tree = {"name": "x", "root": str(tmp_path), "sources": sources, "split": {"method": "hash"}, "workers": 0}
+    with pytest.raises(ValueError, match=r"structures source of \*\.cif gave nothing; rejected were .*'html_reply': 3"):
+        prepare(PrepareConfig.model_validate(tree), tmp_path / "data", quiet=True)
+
+
 def test_names_that_no_archive_can_hold_are_rejected(tmp_path):
     (tmp_path / "raw").mkdir()
     sequence = "MKTAYIAKQRQISFVKSHFSRQLEERLG"
