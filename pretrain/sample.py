@@ -124,8 +124,8 @@ class Image:
 class About:
     """What is known of a protein besides what models see: for splits, tasks and people, never an input.
 
-    taxon: NCBI's id, 0 where unknown. ec: EC numbers. genes: Ensembl gene ids. pdb: entries. secondary: accessions that
-    it has taken over.
+    taxon: NCBI's id, 0 where unknown. ec: EC numbers. genes: Ensembl's gene ids, of its divisions too. ensembl: its ids
+    of transcripts and their proteins. pdb: entries. secondary: accessions that it has taken over.
     """
 
     name: str = ""
@@ -137,6 +137,7 @@ class About:
     genes: tuple[str, ...] = ()
     pdb: tuple[str, ...] = ()
     secondary: tuple[str, ...] = ()
+    ensembl: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self != About()

@@ -26,7 +26,7 @@ from data_prep.sources.files import Files, SourceError, Stream, text
 from data_prep.sources.uniprotkb import element, flat
 from data_prep.sources.uniprotkb import xml as markup
 from data_prep.sources.uniprotkb.entry import TAXON, outer, scientific, taxon, verify
-from data_prep.sources.uniprotkb.records import GENE, isoforms, records, texts
+from data_prep.sources.uniprotkb.records import ENSEMBL, ensembl, isoforms, records, texts
 from pretrain.sample import About
 
 HEADER = re.compile(r"(?:AFDB:)?AF-(?P<model>[A-Z0-9]+(?:-\d+)?)-F\d+|(?:sp|tr)\|(?P<uniprot>[^|\s]+)\|?|(?P<bare>\S+)")
@@ -167,7 +167,8 @@ def _titled(title: str) -> About:
 class UniprotTable(Files):
     """`kind = "uniprot_table"`: a TSV that uniprot.org has exported, `.gz` or not, under its own column names.
 
-    `Entry`, and whatever there is of COLUMNS. It has no evidence for GO terms.
+    `Entry`, and whatever there is of COLUMNS. It has no evidence for GO terms. Of Ensembl it names transcripts
+    (`ENST00000269305.9 [P04637-1];…`), so that genes are known only where a column has them.
     """
 
     COLUMNS: ClassVar[dict[str, str]] = {
@@ -183,7 +184,7 @@ class UniprotTable(Files):
         "named_terms": "Gene Ontology (GO)",
         "ec": "EC number",
         "pdb": "PDB",
-        "ensembl": "Ensembl",
+        **{division: division for division in ENSEMBL},
         "FUNCTION": "Function [CC]",
         "SUBCELLULAR LOCATION": "Subcellular location [CC]",
         "CATALYTIC ACTIVITY": "Catalytic activity",
@@ -219,13 +220,15 @@ def _tabled(key: str, row: dict[str, str], name: str, position: str) -> Iterator
     if row["sequence"]:
         yield SequenceRecord(key, name, row["sequence"], position)
     title, groups = outer(row["names"])
+    genes, others = ensembl([id] for division in ENSEMBL for id in row[division].split(";"))
     known = About(
         name=title,
         organism=scientific(row["organism"]),
         taxon=taxon(row["taxon"]) if TAXON.fullmatch(row["taxon"]) else 0,
         fragment=bool(row["fragment"]) or any(group in ("Fragment", "Fragments") for group in groups),
         ec=tuple(part for part in re.split(r"[;\s]+", row["ec"]) if part),
-        genes=tuple(dict.fromkeys(GENE.findall(row["ensembl"]))),
+        genes=genes,
+        ensembl=others,
         pdb=tuple(part for part in re.split(r"[;\s]+", row["pdb"]) if part),
     )
     if known:

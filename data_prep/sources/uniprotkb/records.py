@@ -1,7 +1,7 @@
 """What an entry gives to a data set: sequence, what is known about it, GO terms, sentences, and isoforms if wanted."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from data_prep.records import AnnotationRecord, EntryRecord, Record, Rejection, SequenceRecord, TextRecord
@@ -16,6 +16,7 @@ BROKEN = re.compile(r"(?<=[^\s-])- (?!(?:and|or|to|versus)\b)")  # a line that e
 NAME = re.compile(r"(?:RecName|SubName): Full=(.{1,2000}?)(?: \{ECO:[^{}]*\})?(?=;(?: |$))")
 EC = re.compile(r"\bEC[ =](\d+\.[\dn.-]+)")
 GENE = re.compile(r"ENS[A-Z]*G\d{11}\b")
+ENSEMBL = ("Ensembl", "EnsemblBacteria", "EnsemblFungi", "EnsemblMetazoa", "EnsemblPlants", "EnsemblProtists")
 MOLECULE = re.compile(r"\[([^\]]{1,200})\]: ?")
 ALSO = re.compile(r"; ([A-Z](?=[a-z]))")  # `Membrane; Multi-pass membrane protein`
 REACTION = re.compile(r"Reaction=(.+?)\.?(?=; *(?:Xref|EC|Evidence|PhysiologicalDirection)=|;? *$)")
@@ -49,7 +50,7 @@ def about(entry: Entry) -> About:
     if not stated:
         flags = "" if name else said  # before release 14 they were words of the description
     references = entry.cross_references
-    genes = (found[0] for ref in references if ref[0] == "Ensembl" for part in ref[1:] if (found := GENE.match(part)))
+    genes, others = ensembl(ref[1:] for ref in references if ref[0] in ENSEMBL)
     return About(
         name=name[1] if name else outer(said.rstrip("."))[0].removesuffix(" precursor"),
         organism=scientific(entry.organism),
@@ -57,10 +58,31 @@ def about(entry: Entry) -> About:
         fragment="Fragment" in flags,
         precursor="recursor" in flags,
         ec=tuple(dict.fromkeys(number.rstrip(".") for number in EC.findall(said))),
-        genes=tuple(dict.fromkeys(genes)),
+        genes=genes,
+        ensembl=others,
         pdb=tuple(dict.fromkeys(ref[1] for ref in references if ref[0] == "PDB")),
         secondary=entry.accessions[1:],
     )
+
+
+def ensembl(references: Iterable[Sequence[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The genes, and all other ids, of references to Ensembl: transcript, protein, gene; or what there is of these.
+
+    The third is the gene in every division, whose ids have no form of their own (`FBgn0260987`, `AT1G01010`); where
+    there are fewer (uniprot.org's tables have transcripts alone, releases before 2008 gene and species) it is told by
+    its form. Only Ensembl's own gene ids lose their version: a point in another's may be part of the name.
+    """
+    genes, others = dict[str, None](), dict[str, None]()
+    for reference in references:
+        ids = [part.partition(" [")[0].strip(". ") for part in reference]  # `ENSG00000141510.18. [P04637-1]`
+        for number, id in enumerate(ids):
+            if found := GENE.match(id):
+                genes[found[0]] = None
+            elif number == 2:
+                genes[id] = None
+            elif number < 2 and " " not in id:  # `Homo sapiens`
+                others[id] = None
+    return tuple(id for id in genes if id.strip("-")), tuple(id for id in others if id.strip("-"))
 
 
 def texts(comments: tuple[str, ...]) -> Iterator[Text]:

@@ -186,6 +186,7 @@ def test_a_table_of_uniprot(tmp_path: Path) -> None:
         fragment=True,
         ec=("2.7.11.1", "3.6.4.13"),
         genes=("ENSG00000141510",),
+        ensembl=("ENST00000269305.9",),
         pdb=("1ABC", "2DEF"),
     )
     assert terms == AnnotationRecord("P12345", "file", (("GO:0005524", "NR"), ("GO:0005886", "NR")), position)
@@ -195,6 +196,17 @@ def test_a_table_of_uniprot(tmp_path: Path) -> None:
         ("uniprot:subcellular_location", "Subcellular location: Cell membrane, multi-pass membrane protein."),
         ("uniprot:catalytic_activity", "Catalyzes the reaction A + B = C."),
     ]
+
+
+def test_a_table_s_references_to_ensembl_are_transcripts_and_are_kept(tmp_path: Path) -> None:
+    columns = "Entry", "Ensembl", "EnsemblPlants"
+    rows = (
+        ("P04637", "ENST00000269305.9 [P04637-1];ENST00000359597.8 [P04637-9];ENST00000269305.9 [P04637-2];", ""),
+        ("Q0WV96", "", "AT1G01010.1;"),
+    )
+    items = read(UniprotTable(files="file"), tmp_path, table(*rows, columns=columns))
+    found = {item.key: (item.about.genes, item.about.ensembl) for item in items if isinstance(item, EntryRecord)}
+    assert found == {"P04637": ((), ("ENST00000269305.9", "ENST00000359597.8")), "Q0WV96": ((), ("AT1G01010.1",))}
 
 
 @pytest.mark.parametrize("columns", [("Entry", "Sequence"), ("Gene Ontology IDs", "Entry"), ("PDB", "Entry", "Mass")])

@@ -115,6 +115,7 @@ def test_an_entry_gives_all_that_it_says(tmp_path: Path) -> None:
         precursor=True,
         ec=("2.7.11.1",),
         genes=("ENSG00000157764",),
+        ensembl=("ENST00000000001.1", "ENSP00000000001.1"),
         pdb=("1ABC",),
         secondary=secondary,
     )

@@ -71,6 +71,38 @@ def grown(feature: Feature) -> int:
     return (len(new[1]) if new else 0) - (feature.end - feature.begin + 1)
 
 
+@pytest.mark.parametrize(
+    ("lines", "genes", "others"),
+    [
+        (
+            [("Ensembl", "ENST00000269305.9", "ENSP00000269305.4", "ENSG00000141510.18. [P04637-1]")],
+            ("ENSG00000141510",),
+            ("ENST00000269305.9", "ENSP00000269305.4"),
+        ),
+        (
+            [("EnsemblMetazoa", f"FBtr{n}", "FBpp0310518", "FBgn0260987") for n in (1, 2)],
+            ("FBgn0260987",),
+            ("FBtr1", "FBpp0310518", "FBtr2"),
+        ),
+        (
+            [("EnsemblPlants", "Solyc01g005000.3.1", "-", "Solyc01g005000.3. [Q1-2]")],
+            ("Solyc01g005000.3",),
+            ("Solyc01g005000.3.1",),
+        ),
+        ([("Ensembl", "ENSG00000012048", "Homo sapiens")], ("ENSG00000012048",), ()),
+        (
+            [("EnsemblPlants", "AT1G01010.1", "AT1G01010.1", "AT1G01010", "Arabidopsis thaliana")],
+            ("AT1G01010",),
+            ("AT1G01010.1",),
+        ),
+        ([("GeneTree", "ENSGT00940000153")], (), ()),
+    ],
+)
+def test_references_to_ensembl_and_its_divisions_are_kept(lines: list, genes: tuple, others: tuple) -> None:
+    known = about(replace(ENTRY, cross_references=tuple(lines)))
+    assert (known.genes, known.ensembl) == (genes, others)
+
+
 def test_isoforms_have_accessions_of_their_own() -> None:
     sequence, known, external = isoforms(ENTRY, "x", "byte 7")
     assert sequence == SequenceRecord("P12345-2", "x", "MWW" + SEQUENCE[4:14], "byte 7")
