@@ -2,8 +2,8 @@
 
 An accession that occurs several times: the first sequence wins, in the configuration's order of sources and then of
 files; a different one is rejected, an equal one counted. What entries say besides is taken from the first that says it;
-terms, texts, structures and images are gathered from all, each once. Structures are aligned and ranked by coverage ×
-identity, then resolution, then pLDDT.
+terms, texts, structures and images are gathered from all, each once; but a term that any source denies is dropped, with
+all that is below it. Structures are aligned and ranked by coverage × identity, then resolution, then pLDDT.
 """
 
 from collections import Counter
@@ -114,40 +114,63 @@ def _sequence(records: list[SequenceRecord], joined: Joined) -> str | None:
 
 
 def _terms(records: list[AnnotationRecord], ontology: Ontology, config: JoinConfig, joined: Joined) -> tuple[Term, ...]:
-    """Direct terms by live id, each with its evidence codes; `NR` only where no other code is known."""
+    """Direct terms by live id, each with its evidence codes; `NR` only where no other code is known.
+
+    What a source denies (NOT) is dropped, whichever source has it, and by whatever evidence; so is all that is below it
+    by is_a and part_of, for what has the one has the other (GO's true-path rule, read backwards). Two that contradict
+    each other are no ground to teach a model either.
+    """
     if not ontology.terms:
         joined.rejected += [
-            Rejection("no_ontology", r.key, r.source, f"{len(r.terms)} terms", r.position) for r in records
+            Rejection("no_ontology", r.key, r.source, f"{len(r.terms)} terms", r.position) for r in records if r.terms
         ]
         return ()
+    denied = _denied(records, ontology)
     evidence: dict[str, set[str]] = {}
     refused: dict[tuple[str, str], Rejection] = {}
     for record in records:
-        unwanted: Counter[str] = Counter()
-        for id, code in record.terms:
+        unwanted: dict[str, list[int]] = {}
+        for number, (id, code) in enumerate(record.terms):
             if not keeps(code, config.evidence):
-                unwanted[code] += 1
+                unwanted.setdefault(code, []).append(number)
                 continue
             found = ontology.look_up(id)
-            joined.counts[f"terms/{found.how}"] += 1
-            if found.id:
+            told = _contradicted(found.id, code, denied, ontology) if found.id else ontology.why_not(id)
+            joined.counts[f"terms/{'contradicted' if found.id and told else found.how}"] += 1
+            if found.id and not told:
                 evidence.setdefault(found.id, set()).add(code)
             else:
-                told = ontology.why_not(id)
-                refused[id, record.source] = Rejection(
-                    f"{found.how}_term", record.key, record.source, told, record.position
-                )
-        for code, count in sorted(unwanted.items()):
-            told = f"{count} terms by {code}"
-            joined.rejected.append(
-                Rejection("evidence_filtered", record.key, record.source, told, record.position, count)
-            )
+                reason = "contradicted_annotation" if found.id else f"{found.how}_term"
+                rejection = Rejection(reason, record.key, record.source, told, record.at(number))
+                refused.setdefault((id, record.source), rejection)
+        for code, numbers in sorted(unwanted.items()):
+            told, first = f"{len(numbers)} terms by {code}", record.at(numbers[0])
+            rejection = Rejection("evidence_filtered", record.key, record.source, told, first, len(numbers))
+            joined.rejected.append(rejection)
     joined.rejected += refused.values()
     terms = tuple(
         Term(id, code) for id, codes in sorted(evidence.items()) for code in sorted(codes - {UNRECORDED} or codes)
     )
     joined.counts.update(ontology.counts(terms))
     return terms
+
+
+def _denied(records: list[AnnotationRecord], ontology: Ontology) -> dict[str, str]:
+    """Live id of a term that the protein does not have → who says so. An id that leads to none denies nothing."""
+    found: dict[str, str] = {}
+    for record in records:
+        for id in record.denied:
+            if live := ontology.resolve(id):
+                found.setdefault(live, f"{record.source}, {record.position}, says NOT {id}")
+    return found
+
+
+def _contradicted(id: str, code: str, denied: dict[str, str], ontology: Ontology) -> str:
+    """What to tell of an annotation that is denied, of itself or of what is above it; empty where it is not."""
+    if not denied:
+        return ""
+    first = next((each for each in (id, *sorted(ontology.ancestors(id))) if each in denied), None)
+    return f"{id} by {code}; {denied[first]}" if first else ""
 
 
 def _images(records: list[ImageRecord], config: JoinConfig, rejected: list[Rejection]) -> tuple[Image, ...]:

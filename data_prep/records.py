@@ -37,12 +37,24 @@ class EntryRecord:
 
 @dataclass(frozen=True)
 class AnnotationRecord:
-    """Direct annotations as (GO id, evidence code) pairs, ids as the file has them: perhaps alternative or obsolete."""
+    """Direct annotations as (GO id, evidence code) pairs, ids as the file has them: perhaps alternative or obsolete.
+
+    denied: ids of what the protein does not have, as the file says with NOT. steps: of each term, how many bytes or
+    lines its own line stands behind `position`; empty where all stand in one place. (Small numbers, because there are
+    millions of them.)
+    """
 
     key: str
     source: str
     terms: tuple[tuple[str, str], ...]
     position: str = ""
+    denied: tuple[str, ...] = ()
+    steps: tuple[int, ...] = ()
+
+    def at(self, number: int) -> str:
+        """The position of a term."""
+        unit, _, first = self.position.partition(" ")
+        return f"{unit} {int(first) + self.steps[number]}" if self.steps else self.position
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,7 @@ def _record(kind: Any, fields: dict[str, Any]) -> Record:
         fields["about"], fields["secondary"] = About(**about), tuple(fields["secondary"])
     elif kind is AnnotationRecord:
         fields["terms"] = tuple((term, evidence) for term, evidence in fields["terms"])
+        fields["denied"], fields["steps"] = tuple(fields["denied"]), tuple(fields["steps"])
     elif kind is StructureRecord:
         fields["atoms"] = tuple(fields["atoms"])
     return kind(**fields)

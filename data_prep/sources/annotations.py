@@ -1,9 +1,13 @@
 """Lines of Gene Ontology annotations → records: what GAF and GPAD share.
 
 Annotations are direct ones. A line that says NOT denies a function: it is no annotation, and is listed among the
-rejected, each one. What is left out by the million (other databases and organisms, evidence that is not wanted) is
-counted: one rejection per kind and slice of a file, with its `count`. Qualifiers other than NOT (`contributes_to`,
-`acts_upstream_of`, …) are passed over. Ids are resolved later, against the whole ontology.
+rejected, each one; and it is handed to the join, which drops what it contradicts, whatever source says that. What
+denies less than a protein's function is only listed: what is denied of one isoform (others may have it), of one partner
+(by IPI: NOT `protein binding` is of the protein that `With` names), or within an annotation extension.
+
+What is left out by the million (other databases and organisms, evidence that is not wanted) is counted: one rejection
+per kind and slice of a file, with its `count`. Qualifiers other than NOT (`contributes_to`, `acts_upstream_of`, …) are
+passed over, also beside NOT. Ids are resolved later, against the whole ontology.
 
 Lines of one protein that follow each other become one record; a file need not be sorted, for the join brings together
 what belongs together. Files are read line by line, plain ones in byte ranges: `goa_uniprot_all.gaf` needs no more
@@ -21,6 +25,7 @@ from data_prep.sources.evidence import Evidence, keeps
 from data_prep.sources.files import Files, SourceError, Stream
 from data_prep.sources.gene_products import Products, protein
 
+PARTNER = "IPI"  # evidence of an interaction: what is stated is stated of the partner that is named with it
 MOST_TERMS = 10_000  # in one record
 MOST_KINDS = 1_000  # counted apart in one slice
 MOST_LISTED = 1_000  # unparsable lines of one slice that are listed one by one
@@ -31,7 +36,10 @@ DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 class Line(NamedTuple):
-    """An annotation as a file has it. form: isoform or chain, `DATABASE:ID`. denied: the qualifier, if it has NOT."""
+    """An annotation as a file has it. form: isoform or chain, `DATABASE:ID`. denied: the qualifier, if it has NOT.
+
+    extended: of what is denied, whether an annotation extension narrows it.
+    """
 
     database: str
     id: str
@@ -40,6 +48,7 @@ class Line(NamedTuple):
     term: str
     evidence: str
     taxon: str
+    extended: bool = False
 
 
 class Tally:
@@ -105,14 +114,14 @@ class AnnotationFiles(Files):
         owner, last = 2 if self.isoforms == "protein" else 3, None  # of a line's columns, those that say whose it is
         keys: tuple[str, ...] = ()
         why, begun = "", 0
-        terms: dict[tuple[str, str], None] = {}
+        terms: dict[tuple[str, str], int] = {}
         for at, line in self._lines(stream, tally):
             if isinstance(line, Rejection):
                 yield line
                 continue
             if line[:owner] != last or len(terms) >= MOST_TERMS:
                 if terms:
-                    yield from _given(keys, stream.name, terms, begun)
+                    yield from (given(key, stream.name, terms, f"byte {begun}") for key in keys)
                 last, terms, begun = line[:owner], {}, at
                 keys, why = self._owners(line, products)
             if not keys:
@@ -120,12 +129,25 @@ class AnnotationFiles(Files):
             elif line.denied:
                 told = f"{line.denied} {line.term}"
                 yield from (Rejection("negated_annotation", key, stream.name, told, f"byte {at}") for key in keys)
+                if self._denies(line, products, keys):
+                    denied = (line.term,)
+                    yield from (AnnotationRecord(key, stream.name, (), f"byte {at}", denied) for key in keys)
             elif not keeps(line.evidence, self.evidence):
                 tally.add("evidence_filtered", line.evidence, at)
             else:
-                terms[line.term, line.evidence] = None
+                terms.setdefault((line.term, line.evidence), at - begun)
         if terms:
-            yield from _given(keys, stream.name, terms, begun)
+            yield from (given(key, stream.name, terms, f"byte {begun}") for key in keys)
+
+    def _denies(self, line: Line, products: Products | None, keys: tuple[str, ...]) -> bool:
+        """Whether what a line denies is denied of the whole protein, and not of a form of it, or of a partner."""
+        own = f"{line.database}:{line.id}"
+        if line.form in ("", own) and line.database != self.database:
+            known = products and products.known.get(own)
+            whole = not (known and known.parent)
+        else:
+            whole = (line.form or own) in {f"{self.database}:{key}" for key in keys}
+        return whole and line.evidence != PARTNER and not line.extended
 
     def _lines(self, stream: Stream, tally: Tally) -> Iterator[tuple[int, Line | Rejection]]:
         """(offset, line) of each annotation, and a rejection for what is none."""
@@ -186,10 +208,10 @@ class AnnotationFiles(Files):
         return ((protein(line.id),) if line.database == self.database else ()), "other_database"
 
 
-def _given(
-    keys: tuple[str, ...], source: str, terms: dict[tuple[str, str], None], at: int
-) -> Iterator[AnnotationRecord]:
-    return (AnnotationRecord(key, source, tuple(terms), f"byte {at}") for key in keys)
+def given(key: str, source: str, terms: dict[tuple[str, str], int], position: str) -> AnnotationRecord:
+    """A record of (term, evidence) → how far its line stands behind the first one's."""
+    steps = tuple(terms.values())
+    return AnnotationRecord(key, source, tuple(terms), position, steps=steps if any(steps) else ())
 
 
 def _release(header: dict[str, str]) -> str:

@@ -13,7 +13,7 @@ import pydantic
 
 from data_prep.records import AnnotationRecord, Items, Rejection
 from data_prep.sources import evidence
-from data_prep.sources.annotations import MOST_TERMS, AnnotationFiles, Line, Tally
+from data_prep.sources.annotations import MOST_TERMS, PARTNER, AnnotationFiles, Line, Tally, given
 from data_prep.sources.evidence import CODES, ECO, UNRECORDED, Evidence, keeps, normal
 from data_prep.sources.files import Files, SourceError, Stream
 from data_prep.sources.gene_products import beside
@@ -41,7 +41,9 @@ def _gaf(fields: list[str]) -> Line | None:
         return None
     form = fields[16] if len(fields) > 16 else ""
     code = fields[6] if fields[6] in CODES else normal(fields[6])
-    return Line(fields[0], fields[1], form, _denied(fields[3]), fields[4], code, fields[12])
+    denied = _denied(fields[3])
+    extended = bool(denied) and len(fields) > 15 and bool(fields[15])
+    return Line(fields[0], fields[1], form, denied, fields[4], code, fields[12], extended)
 
 
 def _denied(qualifier: str) -> str:
@@ -85,7 +87,8 @@ def _gpad(eco: dict[str, str], fields: list[str]) -> Line | None:
     denied = _denied(fields[1] if colon else fields[2])
     properties = fields[11] if len(fields) > 11 else ""
     stated = next((p[12:] for p in properties.split("|") if p.startswith("go_evidence=")), "")
-    return Line(database, id, "", denied, fields[3], normal(stated or fields[5], eco), "")
+    extended = bool(denied) and len(fields) > 10 and bool(fields[10])
+    return Line(database, id, "", denied, fields[3], normal(stated or fields[5], eco), "", extended)
 
 
 class AnnotationColumns(Config):
@@ -115,7 +118,7 @@ class Annotations(Files):
         tally = Tally(stream.name)
         table = self.rows(stream, self.columns.model_dump(), optional)
         for key, group in groupby(table, key=lambda row: "" if isinstance(row, Rejection) else row[1]["accession"]):
-            terms: dict[tuple[str, str], None] = {}
+            terms: dict[tuple[str, str], int] = {}
             begun = ""
             for line in group:
                 if isinstance(line, Rejection):
@@ -126,9 +129,11 @@ class Annotations(Files):
                 if _denied(row["qualifier"]):
                     told = f"{row['qualifier']} {row['term']}"
                     yield Rejection("negated_annotation", key, stream.name, told, position)
+                    if PARTNER not in self._codes(row):
+                        yield AnnotationRecord(key, stream.name, (), position, tuple(_ids(row["term"])))
                     continue
                 if len(terms) >= MOST_TERMS:
-                    yield AnnotationRecord(key, stream.name, tuple(terms), begun)
+                    yield given(key, stream.name, terms, begun)
                     terms, begun = {}, position
                 try:
                     pairs = self._pairs(row, stream.name, position)
@@ -139,21 +144,34 @@ class Annotations(Files):
                     continue
                 for term, code in pairs:
                     if keeps(code, self.evidence):
-                        terms[term, code] = None
+                        terms.setdefault((term, code), _number(position) - _number(begun))
                     else:
                         tally.add("evidence_filtered", code, position)
             if terms:
-                yield AnnotationRecord(key, stream.name, tuple(terms), begun)
+                yield given(key, stream.name, terms, begun)
         yield from tally.rejections()
 
     def _pairs(self, row: dict[str, str], name: str, position: str) -> list[tuple[str, str]]:
         """(term, evidence code) of a line. Raises SourceError where it is open which code is whose."""
-        terms: list[str] = []
-        for part in CELL.split(row["term"]):
-            named = NAMED.fullmatch(part)
-            terms += [named[1]] if named else [id.strip() for id in part.split(",") if id.strip()]
-        codes = [normal(code) for code in re.split(r"[;|,]", row["evidence"])] if row["evidence"] else [self.code]
+        terms = _ids(row["term"])
+        codes = self._codes(row)
         if len(codes) not in (1, len(terms)):
             seen = f"{len(terms)} terms and {len(codes)} evidence codes in one line"
             raise SourceError("unparsable_line", f"{name}, {position}: {seen}; which is whose?", position)
         return list(zip(terms, codes * len(terms) if len(codes) == 1 else codes, strict=True))
+
+    def _codes(self, row: dict[str, str]) -> list[str]:
+        return [normal(code) for code in re.split(r"[;|,]", row["evidence"])] if row["evidence"] else [self.code]
+
+
+def _ids(cell: str) -> list[str]:
+    found: list[str] = []
+    for part in CELL.split(cell):
+        named = NAMED.fullmatch(part)
+        found += [named[1]] if named else [id.strip() for id in part.split(",") if id.strip()]
+    return found
+
+
+def _number(position: str) -> int:
+    """Of `byte 21`, or of `line 3`."""
+    return int(position.rpartition(" ")[2])

@@ -20,6 +20,7 @@ from pretrain.sample import decode
 SAMPLE = "prepare/sample.toml"
 EXPECTED_REJECTIONS = {
     "bad_letters": 1,
+    "contradicted_annotation": 1,
     "empty_file": 1,
     "empty_sequence": 1,
     "low_identity": 1,

@@ -30,6 +30,15 @@ def test_tables(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "positions"), [("t.tsv", ["byte 14", "byte 14", "byte 27"]), ("t.csv", ["line 2", "line 2", "line 3"])]
+)
+def test_every_term_has_its_line_s_position(tmp_path, name, positions):
+    table = "uniprot\tgo_id\nP1\tGO:1;GO:2\nP1\tGO:3\n"
+    record, _ = read(Annotations(files=name), tmp_path, table if name == "t.tsv" else table.replace("\t", ","), name)
+    assert [record.at(number) for number in range(3)] == positions
+
+
+@pytest.mark.parametrize(
     ("cell", "terms"),
     [
         ("GO:1;GO:2", ["GO:1", "GO:2"]),
@@ -54,6 +63,8 @@ def test_evidence_and_qualifiers_of_a_table(tmp_path):
     assert pairs(items) == {("P1", "GO:1", "IDA"), ("P1", "GO:3", "IDA"), ("P1", "GO:4", "IDA")}
     refused = [(item.reason, item.detail, item.count) for item in items if isinstance(item, Rejection)]
     assert refused == [("negated_annotation", "NOT|enables GO:5", 1), ("evidence_filtered", "2 lines of IEA", 2)]
+    (denied,) = (item for item in items if isinstance(item, AnnotationRecord) and item.denied)
+    assert (denied.denied, table[int(denied.position.removeprefix("byte ")) :][:7]) == (("GO:5",), "P1\tGO:5")
     with pytest.raises(SourceError, match="3 terms and 2 evidence codes in one line; which is whose"):
         read(Annotations(files="t.tsv"), tmp_path, "uniprot\tgo_id\tevidence\nP1\tGO:1;GO:2;GO:3\tIDA;IEA\n", "t.tsv")
 

@@ -24,7 +24,7 @@ def gaf(
     database, taxon = other.get("database", "UniProtKB"), other.get("taxon", "taxon:9606")
     return (
         f"{database}\t{key}\tTST\t{qualifier}\t{term}\tPMID:1\t{code}\t\tF\tTest\t\tprotein\t{taxon}\t20200101"
-        f"\tX\t\t{form}\n"
+        f"\tX\t{other.get('extension', '')}\t{form}\n"
     )
 
 
@@ -45,7 +45,9 @@ def test_lines_of_one_protein_that_follow_each_other_are_one_record(tmp_path):
     lines = [gaf(term="GO:1"), gaf(term="GO:2", code="IEA"), gaf(term="GO:1"), gaf("Q1"), gaf(term="GO:3")]
     head = "!gaf-version: 2.2\n"
     assert records(read(Gaf(files="file"), tmp_path, head + "".join(lines))) == [
-        AnnotationRecord("P12345", "file", (("GO:1", "IDA"), ("GO:2", "IEA")), f"byte {len(head)}"),
+        AnnotationRecord(
+            "P12345", "file", (("GO:1", "IDA"), ("GO:2", "IEA")), f"byte {len(head)}", steps=(0, len(lines[0]))
+        ),
         AnnotationRecord("Q1", "file", (("GO:1", "IDA"),), f"byte {len(head) + 3 * len(lines[0])}"),
         AnnotationRecord("P12345", "file", (("GO:3", "IDA"),), f"byte {len(head + ''.join(lines[:4]))}"),
     ]
@@ -62,8 +64,10 @@ def test_a_denied_function_is_no_annotation(tmp_path):
         gaf(qualifier=q, term=t)
         for q, t in [("enables", "GO:1"), ("NOT|enables", "GO:2"), ("contributes_to", "GO:3"), ("NOT", "GO:1")]
     )
-    kept, first, second = sorted(records(read(Gaf(files="file"), tmp_path, lines)), key=lambda i: type(i).__name__)
+    items = records(read(Gaf(files="file"), tmp_path, lines))
+    kept = next(item for item in items if isinstance(item, AnnotationRecord) and item.terms)
     assert kept.terms == (("GO:1", "IDA"), ("GO:3", "IDA"))
+    first, second = (item for item in items if isinstance(item, Rejection))
     assert (first.reason, first.key, first.detail, first.count) == (
         "negated_annotation",
         "P12345",
@@ -74,6 +78,30 @@ def test_a_denied_function_is_no_annotation(tmp_path):
     assert lines.encode()[int(first.position.removeprefix("byte ")) :].startswith(
         b"UniProtKB\tP12345\tTST\tNOT|enables"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "line", "denied"),
+    [
+        ({}, {}, "P12345"),
+        ({}, {"code": "IEA"}, "P12345"),
+        ({}, {"form": "UniProtKB:P12345"}, "P12345"),
+        ({}, {"form": "UniProtKB:P12345-2"}, ""),
+        ({"isoforms": "own"}, {"form": "UniProtKB:P12345-2"}, "P12345-2"),
+        ({"isoforms": "own"}, {"form": "UniProtKB:P12345:PRO_1"}, ""),
+        ({}, {"key": "P12345-2"}, ""),
+        ({}, {"code": "IPI"}, ""),
+        ({}, {"extension": "occurs_in(CL:0000540)"}, ""),
+    ],
+)
+def test_a_denial_of_the_whole_protein_is_handed_on(tmp_path, options, line, denied):
+    lines = gaf("Q1") + gaf(**{"qualifier": "NOT|located_in", "term": "GO:5", **line})
+    source = Gaf(files="file", evidence=("IDA",), **options)
+    items = [item for item in records(read(source, tmp_path, lines)) if not getattr(item, "terms", ())]
+    listed, *handed = items
+    assert (listed.reason, listed.detail) == ("negated_annotation", "NOT|located_in GO:5")
+    said = AnnotationRecord(denied, "file", (), f"byte {len(gaf('Q1'))}", ("GO:5",))
+    assert handed == ([said] if denied else [])
 
 
 def test_what_is_left_out_by_the_line_is_counted_by_kind(tmp_path):

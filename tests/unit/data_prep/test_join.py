@@ -229,6 +229,44 @@ def test_evidence_is_filtered_and_what_became_of_ids_is_counted():
     assert found.counts["namespace/biological_process"] == 2
 
 
+def test_what_one_source_denies_no_other_may_say():
+    """Itself, and what is below it by is_a and part_of; not what is above it, and not another protein's."""
+    layers = Ontology(
+        "test",
+        {
+            "GO:0000001": OntologyTerm("cell", "cellular_component"),
+            "GO:0000002": OntologyTerm("inside", "cellular_component", is_a=("GO:0000001",), alt_ids=("GO:0000009",)),
+            "GO:0000003": OntologyTerm("cytosol", "cellular_component", part_of=("GO:0000002",)),
+            "GO:0000004": OntologyTerm("nucleus", "cellular_component", is_a=("GO:0000001",)),
+        },
+    )
+    said = tuple((f"GO:000000{n}", "IDA") for n in (1, 2, 3, 4))
+    records = [
+        AnnotationRecord("P1", "a.tsv", said, "byte 100", steps=(0, 10, 20, 30)),
+        AnnotationRecord("P1", "b.gaf", (("GO:0000009", "IEA"),), "byte 5"),
+        AnnotationRecord("P1", "b.gaf", (), "byte 70", denied=("GO:0000009", "GO:7777777")),
+    ]
+    found = join("P1", records, layers, JoinConfig())
+    assert found.sample and found.sample.function
+    assert found.sample.function.terms == (Term("GO:0000001", "IDA"), Term("GO:0000004", "IDA"))
+    why = "b.gaf, byte 70, says NOT GO:0000009"
+    assert [(r.reason, r.source, r.detail, r.position) for r in found.rejected] == [
+        ("contradicted_annotation", "a.tsv", f"GO:0000002 by IDA; {why}", "byte 110"),
+        ("contradicted_annotation", "a.tsv", f"GO:0000003 by IDA; {why}", "byte 120"),
+        ("contradicted_annotation", "b.gaf", f"GO:0000002 by IEA; {why}", "byte 5"),
+    ]
+    assert (found.counts["terms/live"], found.counts["terms/contradicted"]) == (2, 3)
+    alone = join("P1", records[2:], layers, JoinConfig())
+    assert (alone.sample, alone.rejected) == (None, [])
+    assert not join("P1", records[2:], Ontology(), JoinConfig()).rejected
+
+
+def test_a_refused_term_has_its_own_position():
+    record = AnnotationRecord("P1", "g", (("GO:0000001", "IDA"), ("GO:0000003", "IDA")), "byte 2982", steps=(0, 131))
+    _, (refused,) = joined(SequenceRecord("P1", "a", SEQUENCE), record)
+    assert (refused.reason, refused.position) == ("obsolete_term", "byte 3113")
+
+
 def test_what_entries_say_is_taken_from_the_first_that_says_it():
     entries = (
         EntryRecord("P1", "a", About(name="Titin", taxon=0), secondary=("Q1",)),

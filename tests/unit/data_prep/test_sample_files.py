@@ -120,6 +120,7 @@ def test_rejections_are_as_listed(prepared):
         ("unreadable_image", "P62258"),
         ("unknown_term", "P07108"),
         ("negated_annotation", "P07108"),
+        ("contradicted_annotation", "P07108"),
         ("short_chain", "pdb_4zhl_P"),
     }
     obsolete = Counter(each["key"] for each in rejected if each["reason"] == "obsolete_term")
