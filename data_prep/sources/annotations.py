@@ -168,8 +168,7 @@ class AnnotationFiles(Files):
                 position, seen = f"byte {at}", f"{written.count(chr(9)) + 1} columns, {written[:60]!r}"
                 problem = f"{stream.name}, {position}: not an annotation of {self.FORMAT.upper()} ({seen})"
                 if self.on_error == "stop":
-                    instead = 'is it whole? or set on_error = "reject" to pass over such lines'
-                    raise SourceError("unparsable_line", f"{problem}; {instead}", position)
+                    raise SourceError("unparsable_line", f"{problem}; is the file whole?", position)
                 unparsable += 1
                 if unparsable > MOST_LISTED:
                     tally.add("unparsable_line", "", at)

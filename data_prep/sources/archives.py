@@ -86,7 +86,7 @@ class _Reader:
             try:
                 part = self._ahead or self._stream.read(min(left, STEP))
             except SourceError as error:
-                raise self.broken(error.reason, str(error)) from error
+                raise self.broken(error.reason, str(error), told=True) from error
             self._ahead = b""
             if not part:
                 raise _Ended(size - left, f"{size - left} of {size} bytes of {what}")
@@ -121,9 +121,12 @@ class _Reader:
                 break
         return not block.strip(b"\0")
 
-    def broken(self, reason: str, problem: str) -> SourceError:
+    def broken(self, reason: str, problem: str, told: bool = False) -> SourceError:
+        """told: whether the problem names the archive, and says what to do, already."""
         after = f"after {self.last}" if self.last else "at its begin"
         where = f"{self.last}, byte {self.at}" if self.last else f"byte {self.at}"
+        if told:
+            return SourceError(reason, f"{problem} ({after}, byte {self.at})", where)
         return SourceError(reason, f"{self._stream.name}: {problem} ({after}, byte {self.at}); fetch it again", where)
 
 

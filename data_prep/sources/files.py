@@ -154,9 +154,16 @@ class Files(Config):
 
 
 def stopping(error: SourceError) -> SourceError:
-    """What ends a run with `on_error = "stop"`: the damage, and the other way to deal with it."""
-    advice = 'mend it, or set on_error = "reject" for its source, to leave out and count what is damaged'
-    return SourceError(error.reason, f"{error}; {advice}", error.position)
+    """What ends a run with `on_error = "stop"`: the damage, and then the other way to deal with it.
+
+    A sentence of its own, for many of the messages end in advice, others in what was seen, and some in a question.
+    """
+    said = str(error)
+    if "on_error" in said:
+        return error
+    end = "" if said.endswith(("?", ".", "!")) else "."
+    other = 'To leave out and count what is damaged, set on_error = "reject" for its source'
+    return SourceError(error.reason, f"{said}{end} {other}", error.position)
 
 
 def resolve(root: str, field: str = "root") -> Place:

@@ -98,7 +98,7 @@ class Stream(io.RawIOBase):
             raise SourceError(
                 "truncated_gzip",
                 f"{self.name}: gzip stream is damaged after {self.raw_bytes} bytes ({error}); fetch the file again",
-                f"byte {self.given}",
+                f"byte {self.raw_bytes} of the gzip",
             ) from error
         self.given += len(data)
         if self.packed and self.given > max(BOMB_FROM, BOMB * self.raw_bytes):

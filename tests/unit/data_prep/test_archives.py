@@ -218,6 +218,9 @@ def test_an_archive_that_ends_early_says_where(tmp_path, packed):
             last = f"AF-P0000{len(keys(found)) - 1}-F1.pdb"
             assert position.startswith((last, f"AF-P0000{len(keys(found))}-F1.pdb"))
             assert "byte" in position
+    with pytest.raises(SourceError) as error:
+        items(tmp_path, whole[: len(whole) // 2], "x.tgz" if packed else "x.tar", on_error="stop")
+    assert str(error.value).count("fetch") == str(error.value).count("x.t") == 1
 
 
 def test_damage_within_a_header_stops_the_archive_by_name(tmp_path):

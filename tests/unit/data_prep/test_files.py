@@ -19,7 +19,7 @@ import pytest
 
 from data_prep.places import Place
 from data_prep.records import FileSeen, Items, Rejection, SequenceRecord
-from data_prep.sources.files import BLOCK, Files, Slice, SourceError, Stream, find, load, resolve, rows, text
+from data_prep.sources.files import BLOCK, Files, Slice, SourceError, Stream, find, load, resolve, rows, stopping, text
 
 TEXT = b"one\ntwo\n\nthree\n\n\nfour"
 
@@ -147,6 +147,7 @@ def test_every_truncation_of_a_gzip_is_noticed(tmp_path: Path) -> None:
         with Stream.open(place(tmp_path, data[:end]), "file") as stream, pytest.raises(SourceError) as error:
             stream.whole()
         assert error.value.reason == "truncated_gzip"
+        assert f"damaged after {end} bytes" in str(error.value) and error.value.position == f"byte {end} of the gzip"
     damaged = bytearray(data)
     damaged[len(data) // 2] ^= 0xFF
     with Stream.open(place(tmp_path, bytes(damaged)), "file") as stream, pytest.raises(SourceError, match="is damaged"):
@@ -193,6 +194,19 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=f"(?i){re.escape(name)}: .*{said}") as error:
             Stream.open(Place(str(tmp_path)), name).read(1)
         assert error.value.reason == "unreadable_file"
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("x: fetch it again", "x: fetch it again. To leave out"),
+        ("x: 3 terms and 2 codes; which is whose?", "x: 3 terms and 2 codes; which is whose? To leave out"),
+    ],
+)
+def test_what_stops_a_run_says_the_other_way_once(said: str, read: str) -> None:
+    error = stopping(SourceError("damaged", said, "byte 7"))
+    assert str(error).startswith(read) and str(stopping(error)) == str(error)
+    assert str(error).endswith('set on_error = "reject" for its source') and error.position == "byte 7"
 
 
 def test_an_error_survives_being_sent() -> None:
