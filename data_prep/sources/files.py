@@ -71,6 +71,7 @@ class Files(Config):
     """
 
     MARK: ClassVar[bytes] = b""  # what ends an entry, where a plain file can be cut into ranges
+    TAR: ClassVar[bool] = False  # whether tar archives are read
 
     files: str | tuple[str, ...]
     root: str | None = None
@@ -113,7 +114,7 @@ class Files(Config):
             try:
                 with Stream.open(root, name, part.begin, part.end) as stream:
                     if not part.begin:
-                        stream.opening()
+                        stream.opening(tar=self.TAR)
                     for item in self.parse(stream):
                         found = found or not isinstance(item, FileSeen)
                         yield item

@@ -25,6 +25,7 @@ OTHERS = {  # how files begin that are packed in a way that is not read
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x1f\x8b": "gzip within gzip",
 }
+TAR, TAR_AT = b"ustar", 257  # what a tar archive's first block has, and where
 DAMAGE: tuple[Any, ...] = (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile)
 BOMB = 200  # times that a file may expand; text of one repeated letter reaches 1,000, real files 50
 BOMB_FROM = 32 << 20  # bytes that are let through before the ratio is asked for
@@ -113,11 +114,12 @@ class Stream(io.RawIOBase):
         """Begin at a byte of a plain file, before anything is read."""
         self._file.seek(offset)
 
-    def opening(self, size: int = 4096) -> bytes:
-        """The first bytes, to tell a format by; they are given again by what reads next.
+    def opening(self, size: int = 4096, tar: bool = False) -> bytes:
+        """The first bytes, to tell a format by; they are given again by what reads next. tar: whether it may be one.
 
         Raises SourceError for a file of nothing but white space there, for one that is packed in another way than gzip,
-        and for a web page, which is what some servers send in place of a file that they do not have.
+        for an archive that is none of the caller's formats, and for a web page, which is what some servers send in
+        place of a file that they do not have.
         """
         begun = b""
         while len(begun) < size and (part := self.read(size - len(begun))):
@@ -132,6 +134,12 @@ class Stream(io.RawIOBase):
             )
         if other := next((what for mark, what in OTHERS.items() if begun.startswith(mark)), None):
             raise SourceError("unknown_format", f"{self.name}: this is {other}, and gzip alone is read; unpack it")
+        if not tar and begun.startswith(TAR, TAR_AT):
+            inside = begun[:100].partition(b"\0")[0].decode("utf-8", "replace")
+            raise SourceError(
+                "unknown_format",
+                f"{self.name}: a tar archive, which begins with {inside!r}; unpack it, and name its members in `files`",
+            )
         return begun
 
     def _empty(self) -> SourceError:

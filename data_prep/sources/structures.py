@@ -17,7 +17,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 from isal import isal_zlib
@@ -66,6 +66,8 @@ class Structures(Files):
     lower mean are rejected. min_residue_plddt: residues below it are left out. max_megabytes: of one decompressed file,
     a quarter of it where it is BinaryCIF.
     """
+
+    TAR: ClassVar[bool] = True
 
     kind: Literal["structures"] = "structures"
     on_error: Literal["stop", "reject"] = "reject"
@@ -121,7 +123,7 @@ class Structures(Files):
             yield _corrected(item, known, self.manifest or "") if isinstance(item, StructureRecord) else item
 
     def parse(self, stream: Stream) -> Items:
-        if stream.begin or archives.looks_like(stream.opening()) or stream.name.endswith(ARCHIVES):
+        if stream.begin or archives.looks_like(stream.opening(tar=True)) or stream.name.endswith(ARCHIVES):
             yield from self._archive(stream)
             return
         data = stream.whole(self.max_megabytes << 20)

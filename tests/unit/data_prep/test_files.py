@@ -6,6 +6,7 @@ import hashlib
 import io
 import random
 import re
+import tarfile
 import threading
 import tracemalloc
 import weakref
@@ -20,6 +21,8 @@ import pytest
 from data_prep.places import Place
 from data_prep.records import FileSeen, Items, Rejection, SequenceRecord
 from data_prep.sources.files import BLOCK, Files, Slice, SourceError, Stream, find, load, resolve, rows, stopping, text
+from data_prep.sources.gene_ontology import Annotations, Gaf
+from data_prep.sources.uniprot import Fasta, Uniprot, UniprotTable
 
 TEXT = b"one\ntwo\n\nthree\n\n\nfour"
 
@@ -187,6 +190,19 @@ def test_an_empty_file_or_a_web_page_is_named(tmp_path: Path, data: bytes, reaso
     with Stream.open(place(tmp_path, data), "file") as stream, pytest.raises(SourceError) as error:
         stream.opening()
     assert error.value.reason == reason and str(error.value).startswith("file: ")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_tar_archive_is_called_by_its_name(tmp_path: Path, packed: bool) -> None:
+    """As past releases of UniProt come: uniprot_sprot-only2024_01.tar.gz."""
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w:gz" if packed else "w") as archive:
+        member = tarfile.TarInfo("uniprot_sprot.dat.gz")
+        archive.addfile(member, io.BytesIO())
+    (tmp_path / "x.tar.gz").write_bytes(held.getvalue())
+    for source in (Uniprot, Fasta, UniprotTable, Gaf, Annotations):
+        with pytest.raises(SourceError, match=r"a tar archive, which begins with 'uniprot_sprot\.dat\.gz'; unpack"):
+            list(source(files="x.tar.gz").read(Place(str(tmp_path)), Slice(("x.tar.gz",)), Place(str(tmp_path))))
 
 
 def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
