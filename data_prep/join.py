@@ -70,7 +70,8 @@ def join(key: str, records: Iterable[Record], ontology: Ontology, config: JoinCo
     images = _images([r for r in records if isinstance(r, ImageRecord)], config, rejected)
     if not (sequence or structures or images):
         if not terms and not texts:
-            if not rejected:  # else what there was has been refused by name
+            named = any(isinstance(r, EntryRecord) for r in records)
+            if named and not rejected:  # else what there was has been refused by name
                 told = "an entry without sequence, structure, image, text or term"
                 rejected.append(Rejection("nothing_but_names", key, records[0].source, told, records[0].position))
             return joined
