@@ -54,8 +54,8 @@ class Line(NamedTuple):
 class Tally:
     """What is left out by the line, counted by reason and kind, with the position of the first of each."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, source: str, each: str = "line") -> None:
+        self.source, self.each = source, each
         self.found: dict[tuple[str, str], tuple[int, str]] = {}
 
     def add(self, reason: str, kind: str, at: int | str) -> None:
@@ -68,8 +68,8 @@ class Tally:
 
     def rejections(self) -> Iterator[Rejection]:
         for (reason, kind), (count, first) in sorted(self.found.items()):
-            lines = f"{count} line{'s' if count > 1 else ''} of {kind}" if kind else f"{count} lines"
-            yield Rejection(reason, "", self.source, lines, first, count)
+            told = f"{count} {self.each}{'s' if count > 1 or not kind else ''}{kind and f' of {kind}'}"
+            yield Rejection(reason, "", self.source, told, first, count)
 
 
 class AnnotationFiles(Files):

@@ -1,8 +1,8 @@
 """Tar archives read front to back: members as they come, nothing extracted, nothing of a header believed.
 
 USTAR, with GNU's and PAX's long names. A member that is no plain file, or whose name could lead out of a folder, is
-told by name and passed over; its bytes are read, so that the archive's hash is of all of it. An archive that is damaged
-or ends early raises, and says within which member and at which byte.
+told by name and passed over, and so is one that is not wanted; their bytes are read, so that the archive's hash is of
+all of it. An archive that is damaged or ends early raises, and says within which member and at which byte.
 
 A big plain archive can be cut into byte ranges: a range has the members whose headers begin in it. Its first header is
 found by looking a little further back for one whose checksum is right, and going on from there.
@@ -20,6 +20,8 @@ MAX_EXTRA = 64 << 10  # bytes of a header that carries a long name
 BACK = MAX_EXTRA + 4 * BLOCK  # how far before a range its first member's own headers can begin
 STEP = 1 << 20  # bytes passed over at once
 MAX_HEADERS = 8  # of one member
+TOO_LARGE = "too_large"
+UNREAD = "unread_member"  # why there are no data of a member that nobody asked for
 FILES, FOLDER = (b"0", b"\0", b"7"), b"5"
 LINKS, DEVICES = (b"1", b"2"), (b"3", b"4", b"6")
 NO_DATA = (*LINKS, *DEVICES, FOLDER)  # whatever their size says
@@ -44,7 +46,10 @@ def looks_like(head: bytes) -> bool:
 
 
 def members(stream: Stream, wanted: Callable[[str], bool], limit: int, end: int | None = None) -> Iterator[Member]:
-    """The wanted members, and the refused ones. limit: bytes of a member. end: where the stream's range ends."""
+    """The wanted members; the refused ones, and those not wanted (`UNREAD`), without their data.
+
+    limit: bytes of a member. end: where the stream's range ends.
+    """
     reader = _Reader(stream)
     blank = reader.find_header(end) if stream.begin else False
     while end is None or reader.at < end:
@@ -145,7 +150,7 @@ def _header(block: bytes) -> tuple[str, int, bytes] | None:
 
 
 def _member(reader: _Reader, block: bytes, wanted: Callable[[str], bool], limit: int) -> Member | None:
-    """The member whose first header this is; None if it is not wanted."""
+    """The member whose first header this is; None for a folder."""
     long_name, long_size, overlong, broken = "", None, 0, False
     for _ in range(MAX_HEADERS):
         header = _header(block)
@@ -179,13 +184,11 @@ def _member(reader: _Reader, block: bytes, wanted: Callable[[str], bool], limit:
         refused, detail = "archive_name", f"a header of {overlong} bytes" if overlong else "a header that is no header"
     if kind in NO_DATA:
         size = 0
-    if kind == FOLDER or not (refused or wanted(name)):
-        reader.content(name, size, keep=False)
-        reader.last = name[:MAX_NAME]
-        return None
-    data = reader.content(name, size, keep=not refused)
+    if kind != FOLDER and refused in ("", TOO_LARGE) and not wanted(name):
+        refused = UNREAD
+    data = reader.content(name, size, keep=not refused and kind != FOLDER)
     reader.last = name[:MAX_NAME]
-    return Member(reader.last, None if refused else data, refused, detail)
+    return None if kind == FOLDER else Member(reader.last, None if refused else data, refused, detail)
 
 
 def _refusal(name: str, kind: bytes, size: int, limit: int) -> tuple[str, str]:
@@ -201,7 +204,7 @@ def _refusal(name: str, kind: bytes, size: int, limit: int) -> tuple[str, str]:
     if not name or name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or re.search(r"[\x00-\x1f]", name):
         return "archive_path", "an absolute name, one that leads out of its folder, or none"
     if size > limit:
-        return "too_large", f"{size} bytes, over {limit >> 20} MiB"
+        return TOO_LARGE, f"{size} bytes, over {limit >> 20} MiB"
     return "", ""
 
 

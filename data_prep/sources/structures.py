@@ -25,6 +25,7 @@ from isal import isal_zlib
 from data_prep.places import Place
 from data_prep.records import Item, Items, Rejection, StructureRecord
 from data_prep.sources import archives
+from data_prep.sources.annotations import Tally
 from data_prep.sources.coordinates import bcif, mmcif, pdb
 from data_prep.sources.coordinates.aligned_error import find_pae, read_pae
 from data_prep.sources.coordinates.chains import UNSAFE, Wanted, records, taken
@@ -59,10 +60,12 @@ class ManifestColumns(Config):
 class Structures(Files):
     """`kind = "structures"`. atoms: which are stored, of N, CA, C, O. min_residues: shorter chains are rejected.
 
-    members: patterns of an archive's members that are read, by default all of the three formats'.
+    members: patterns of an archive's members that are read, by default all of the three formats'; the others are
+    counted by the ending of their names (`unread_member`).
     accession: "file" (what it says or is called), or "folder" (the name of the folder it lies in). manifest: a table
     of file → accession and more, relative to the configuration's own `root`, which has the last word.
-    states: whether 3Di states are stored. pae: whether the aligned errors beside a model are. min_plddt: models of a
+    states: whether 3Di states are stored. pae: whether the aligned errors beside a model are; not those inside an
+    archive, where a model's may come long after it (AlphaFold DB's archives have none). min_plddt: models of a
     lower mean are rejected. min_residue_plddt: residues below it are left out. max_megabytes: of one decompressed file,
     a quarter of it where it is BinaryCIF.
     """
@@ -133,7 +136,16 @@ class Structures(Files):
             yield self._finished(item)
 
     def _archive(self, stream: Stream) -> Items:
-        """The members' records, and a rejection for each member that cannot be used."""
+        """The members' records, a rejection for each that cannot be used, one for all of a kind that is not read."""
+        unread = Tally(stream.name, "member")
+        try:
+            yield from self._members(stream, unread)
+        except SourceError:
+            yield from unread.rejections()
+            raise
+        yield from unread.rejections()
+
+    def _members(self, stream: Stream, unread: Tally) -> Items:
         limit, patterns = self.max_megabytes << 20, (self.members,) if isinstance(self.members, str) else self.members
         last = stream.end is None or stream.place is None or stream.end >= stream.place.stat(stream.name).bytes
 
@@ -142,6 +154,9 @@ class Structures(Files):
 
         for member in archives.members(stream, wanted, limit, None if last else stream.end):
             name, shown = Path(member.name).name, member.name or "a member without a name"
+            if member.refused == archives.UNREAD:
+                unread.add(member.refused, _ending(name), shown)
+                continue
             try:
                 if member.data is None:
                     raise SourceError(member.refused, f"{shown}: {member.detail}")
@@ -182,6 +197,12 @@ class Structures(Files):
             problem = f"{item.id}: {sure.sum()} residues of pLDDT {self.min_residue_plddt:g} and more"
             return Rejection("low_confidence", item.key, item.source, problem, item.position)
         return taken(item, sure)
+
+
+def _ending(name: str) -> str:
+    """`*.json.gz`: what names like this one have in common."""
+    bare = name.removesuffix(".gz")
+    return f"*{Path(bare).suffix}{name[len(bare) :]}" if Path(bare).suffix else f"{name[:20]!r}"
 
 
 def opened(name: str, data: bytes, limit: int) -> tuple[list[Chain], Facts]:

@@ -89,8 +89,25 @@ def test_only_the_members_that_are_asked_for_are_read(tmp_path):
     assert keys(items(tmp_path, data)) == ["P00001", "P00002"]
     assert keys(items(tmp_path, data, members="*.pdb.gz")) == ["P00002"]
     assert keys(items(tmp_path, data, members=("*P00001*.pdb",))) == ["P00001"]
-    assert told(items(tmp_path, data)) == []
-    assert told(items(tmp_path, data, members="*.json.gz")) == [("unknown_format", pae[0].name)]
+    assert told(items(tmp_path, data, members="*.json.gz"))[0] == ("unknown_format", pae[0].name)
+
+
+def test_members_that_are_not_read_are_counted_by_kind(tmp_path):
+    def errors(number: int) -> tuple[tarfile.TarInfo, bytes]:
+        return member(f"x/AF-P0000{number}-F1-predicted_aligned_error_v4.json.gz", gzip.compress(b"[{}]"))
+
+    data = tar(
+        member("x/", type=tarfile.DIRTYPE), errors(1), member("x/AF-P00001-F1.pdb", model()), errors(2),
+        member("x/README", b"words" * 300_000), errors(3),
+    )  # fmt: skip
+    found = items(tmp_path, data, max_megabytes=1)  # README is larger, which is nobody's concern
+    readme, json = (item for item in found if isinstance(item, Rejection))
+    name = "x/AF-P00001-F1-predicted_aligned_error_v4.json.gz"
+    assert json == Rejection("unread_member", "", "proteome.tar", "3 members of *.json.gz", name, 3)
+    assert (readme.detail, readme.position, readme.count) == ("1 member of 'README'", "x/README", 1)
+    assert keys(found) == ["P00001"]
+    kept, _ = (item for item in items(tmp_path, data[: data.index(b"words")]) if isinstance(item, Rejection))
+    assert (kept.reason, kept.count) == ("unread_member", 2)  # what was counted before damage is told
 
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
