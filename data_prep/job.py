@@ -5,6 +5,11 @@ needs a store. A task writes in a folder of its own and hands it over in one ste
 is the hash of all that its result follows from. So whatever is done is never done again: after any interruption the
 same command goes on, and after a change of input or configuration what does not depend on it is still there. All of it
 is deleted when the data set is complete.
+
+A data set that is replaced (`overwrite`) stays whole and readable until the new one is complete. Locally the two change
+places by renames. A store has none: there the new one grows in `.work/data/`, and at the end the old one is removed and
+the new one copied to its place, within the store; in between there is none, and after an interruption the same command
+copies once more.
 """
 
 import fcntl
@@ -18,32 +23,39 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from data_prep.places import Place
+from data_prep.views.lookup import named
+from pretrain.data.features import FOLDER, SUMMARY
 from pretrain.data.index import MANIFEST
 from pretrain.sample import canonical
 
 DONE = "done.json"
 LOCK = "lock.json"
 JOB = "job"
+WORK = ".work"  # a store's intermediate files, below the data set
+FEW = 5  # files that are named
 BEAT = 5.0  # seconds between two signs of life of a job that writes to an object store
 SILENT = 4 * BEAT  # seconds without one after which a job counts as dead
 
 
 @dataclass(frozen=True)
 class Job:
-    """work: intermediate files. data: where shards go. out: the data set's final place, which on a store is `data`.
+    """work: intermediate files. data: where shards go. out: the data set's final place, which on a store is `data` too
+    unless another data set lies there.
 
-    owner: who holds the lock, on a store.
+    owner: who holds the lock, on a store. overwrite: whether what lies at `out` may be replaced.
     """
 
     work: Place
     data: Place
     out: Place
     owner: str = ""
+    overwrite: bool = False
 
     def done(self, name: str) -> dict[str, Any] | None:
         """What a task told when it was done; None if it is not."""
@@ -97,44 +109,76 @@ def opened(out: Place, identity: str, overwrite: bool) -> Iterator[Job]:
         check_free(out, overwrite)
         if not work.exists(JOB) or work.read(JOB).decode() != identity:
             work.write(JOB, b"")  # what follows may be interrupted: then it is done again
-            work.remove("write")  # what tells of shards that are about to go
-            # Shards of another job may have other names: none of them may stay beside ours.
-            stale = out if out.local is None else work / "data"
-            for name in stale.list():
-                if name != ".work":
-                    stale.remove(name)
+            # Shards of another job may have other names: none of them may stay beside ours, nor what tells of them.
+            work.remove("write")
+            work.remove("data")
+            if out.local is None and not out.exists(MANIFEST):
+                _empty(out)
+        data = out if out.local is None and not out.exists(MANIFEST) and not work.exists("data") else work / "data"
+        if out.local is None and data != out and not work.exists("data"):
+            work.remove("write")  # of a job that ended: it tells of shards that lie in the data set
         work.write(JOB, identity.encode())
         work.remove("tmp")  # of tasks that were killed
-        yield Job(work, out if out.local is None else work / "data", out, owner)
+        yield Job(work, data, out, owner, overwrite)
 
 
 def beside(out: Place) -> Place:
     """Where a data set's intermediate files are."""
     if out.local is None:
-        return out / ".work"
+        return out / WORK
     return Place(str(out.local.parent.resolve() / f".{out.local.name}.work"))
 
 
 def check_free(out: Place, overwrite: bool) -> None:
-    """Raises ValueError for a place that has something else, or a data set that is not to be replaced."""
+    """Raises ValueError for a place that has something else, or a data set that is not to be replaced.
+
+    A data set is what its manifest says it is. A folder that only has a file of that name is somebody's, and so are
+    files in a data set that are not the data set's: they are never removed.
+    """
     if out.local is not None and not out.exists() and (old := beside(out).local / "old").is_dir():  # type: ignore
         old.rename(out.local)  # a job was killed between its last two steps
-    names = [name for name in out.list() if name != ".work"] if out.exists() else []
     if out.local is not None and out.exists() and not out.local.is_dir():
         raise ValueError(f"{out} is a file; give a folder")
-    started = out.local is None and out.exists(f".work/{JOB}")  # what lies there is of a job that did not end
+    names = [name for name in out.list() if name != WORK] if out.exists() else []
+    started = out.local is None and out.exists(f"{WORK}/{JOB}")  # what lies there is of a job that did not end
     if names and not started and MANIFEST not in names:
         raise ValueError(f"{out} is there and is not a data set; give another folder")
-    if MANIFEST in names and not overwrite:
+    if MANIFEST not in names:
+        return
+    try:
+        tree = json.loads(out.read(MANIFEST))
+        known = named(tree) if "format" in tree else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        known = None
+    if known is None:
+        raise ValueError(
+            f"{out} is there and is not a data set: its {MANIFEST} is not Fourfold's, or damaged; give another folder, "
+            "or remove this one yourself"
+        )
+    if not overwrite:
         raise ValueError(f"{out} already holds a data set; give another folder, or overwrite=true to replace it")
+    if few := list(islice((name for name in out.find("**/*") if not _belongs(name, known)), FEW + 1)):
+        raise ValueError(
+            f"{out} has files that are not the data set's: {', '.join(few[:FEW])}{', …' if few[FEW:] else ''}; "
+            "overwrite=true would remove them: move them away, or give another folder"
+        )
+
+
+def _belongs(name: str, known: set[str]) -> bool:
+    """Whether a file is one of those that a data set's manifest names, of their features, or of a job on it."""
+    top, _, rest = name.partition("/")
+    encoder, _, path = rest.partition("/")
+    of_shard = f"{path.rpartition('.')[0]}.tar" in known
+    return name in known or top == WORK or (top == FOLDER and (encoder[:1] == "." or path == SUMMARY or of_shard))
 
 
 def publish(job: Job, manifest: bytes) -> None:
     """Make the data set whole: its manifest last, then its name. Intermediate files go."""
     if job.owner and json.loads(job.work.read(LOCK))["id"] != job.owner:
         raise ValueError(f"another run took over {job.out}, as this one was silent for {SILENT:.0f} s; look at it")
-    job.data.write(MANIFEST, manifest)
+    check_free(job.out, job.overwrite)  # hours have passed; whoever put something there must be asked
     if job.out.local is not None and job.data.local is not None:
+        job.data.write(MANIFEST, manifest)
         target, old = job.out.local, job.work.local / "old"  # type: ignore[operator]  # local as its data are
         target.parent.mkdir(parents=True, exist_ok=True)
         job.work.write(JOB, b"")  # from here on its shards are not where they are said to be
@@ -142,7 +186,21 @@ def publish(job: Job, manifest: bytes) -> None:
             job.work.remove("old")
             target.rename(old)
         job.data.local.replace(target)
+    else:
+        if job.data != job.out:
+            job.out.remove(MANIFEST)  # first: what is no longer whole must not look so
+            _empty(job.out)
+            job.data.copy(job.data.find("**/*"), job.out)
+        job.out.write(MANIFEST, manifest)
+        job.work.write(JOB, b"")
     _clear(job.work)
+
+
+def _empty(out: Place) -> None:
+    """Remove everything but the intermediate files."""
+    for name in out.list():
+        if name != WORK:
+            out.remove(name)
 
 
 def _clear(work: Place) -> None:

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import IO, Any, TypeVar
 from uuid import uuid4
 
 BLOCK = 8 << 20  # bytes read at once where a whole file passes through
+MANY = 500  # files that are copied at a time
 PATIENCE = 120.0  # seconds that a store may be away: a restart, a broken connection
 PAUSE = 0.2  # seconds before the second try; each pause is twice the last
 SETTINGS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError", "NoRegionError"}
@@ -84,9 +85,15 @@ class Place:
         """Names of the files that match, sorted; `**` descends."""
         if self.local is not None:
             return sorted(p.relative_to(self.local).as_posix() for p in self.local.glob(pattern) if p.is_file())
+        return sorted(self.stats(pattern))
+
+    def stats(self, pattern: str) -> dict[str, Stat]:
+        """The files that match, with what a listing tells of each: on a store none is asked for by itself."""
+        if self.local is not None:
+            return {name: self.stat(name) for name in self.find(pattern)}
         store, base = self._store
         found = patiently(store.glob, self._path(pattern), detail=True)
-        return sorted(path[len(base) :].lstrip("/") for path, about in found.items() if about["type"] == "file")
+        return {p[len(base) :].lstrip("/"): _stat(about) for p, about in found.items() if about["type"] == "file"}
 
     def exists(self, name: str = "") -> bool:
         """Whether a file or folder has this name (asked of the store each time)."""
@@ -99,9 +106,7 @@ class Place:
         if self.local is not None:
             found = (self.local / name).stat()
             return Stat(found.st_size, str(found.st_mtime_ns))
-        about = patiently(self._store[0].info, self._path(name))
-        tag = about.get("ETag") or about.get("etag") or about.get("mtime") or about.get("LastModified") or ""
-        return Stat(int(about["size"]), str(tag).strip('"'))
+        return _stat(patiently(self._store[0].info, self._path(name)))
 
     def open(self, name: str) -> IO[bytes]:
         """For reading; seekable."""
@@ -178,6 +183,16 @@ class Place:
         file.unlink()
         return wanted
 
+    def copy(self, names: Sequence[str], to: "Place") -> None:
+        """Copy files to another folder of the same store, which does it by itself: none come here. Raises Damaged."""
+        store = self._store[0]
+        for begin in range(0, len(names), MANY):
+            some = names[begin : begin + MANY]
+            patiently(store.copy, [self._path(name) for name in some], [to._path(name) for name in some])
+        wanted, seen = self.stats("**/*"), to.stats("**/*")
+        if wrong := [name for name in names if name not in seen or seen[name].bytes != wanted[name].bytes]:
+            raise Damaged(f"{to / wrong[0]}: not as large as {self / wrong[0]}; look at the store, then go on")
+
     def list(self, name: str = "") -> list[str]:
         """Names directly below a folder, sorted; none where there is no such folder."""
         if self.local is not None:
@@ -199,6 +214,11 @@ class Place:
                 target.unlink(missing_ok=True)
         elif self.exists(name):
             patiently(self._store[0].rm, self._path(name), recursive=True)
+
+
+def _stat(about: dict[str, Any]) -> Stat:
+    tag = about.get("ETag") or about.get("etag") or about.get("mtime") or about.get("LastModified") or ""
+    return Stat(int(about["size"]), str(tag).strip('"'))
 
 
 def patiently(call: Callable[..., T], *args: Any, final: type[Exception] | tuple = FINAL, **named: Any) -> T:

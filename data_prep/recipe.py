@@ -50,7 +50,8 @@ class PrepareConfig(Config):
     modality subset; of a big data set so many that a shard has some 100 MB (`--plan` says how many).
     encode: store frozen encoders' features beside the shards when these are written.
     workers: Ray tasks at a time; 0 runs without Ray. address: of an existing Ray cluster that sees the same places.
-    overwrite: replace a data set that is there.
+    overwrite: replace a data set that is there, once the new one is complete; until then the old one can be read (on a
+    store both lie there for that long). Anything else there, files in a data set that are not its own too, is refused.
     """
 
     name: str

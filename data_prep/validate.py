@@ -23,10 +23,10 @@ from data_prep.shards import Shard
 from data_prep.split import SplitConfig
 from data_prep.views.card import CARD, CROISSANT, card, groups, ordered
 from data_prep.views.croissant import croissant
-from data_prep.views.lookup import described, entries, number_of
+from data_prep.views.lookup import described, entries, named, number_of
 from data_prep.workers import Workers
 from pretrain.data.features import FOLDER, SUMMARY, path_of
-from pretrain.data.index import MANIFEST, SUFFIX
+from pretrain.data.index import MANIFEST
 
 REJECTED = "rejected.jsonl"
 
@@ -176,9 +176,7 @@ def _held(place: Place, encoder: str) -> dict[str, Any]:
 
 def _strays(place: Place, manifest: dict[str, Any]) -> Iterator[Damage]:
     """Files that nothing names."""
-    known = {MANIFEST, CARD, CROISSANT, *manifest["files"]}
-    for _, _, entry in entries(manifest):
-        known |= {entry["path"], entry["path"].removesuffix(".tar") + SUFFIX}
+    known = named(manifest)
     for encoder in place.list(FOLDER):
         known |= {f"{FOLDER}/{encoder}/{SUMMARY}", *(path_of(encoder, shard) for shard in _held(place, encoder))}
     for name in place.find("**/*"):

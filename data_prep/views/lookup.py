@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.places import Place
 from data_prep.spill import partition
-from data_prep.views.card import card
+from data_prep.views.card import CARD, CROISSANT, card
 from pretrain.data.index import FORMAT, MANIFEST, SUFFIX, ShardIndex, members
 from pretrain.sample import CorruptSample, Modality, Sample, decode, group_name
 
@@ -54,6 +54,14 @@ def entries(manifest: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]
     for split, tables in manifest["splits"].items():
         for group, table in tables.items():
             yield from ((split, group, entry) for entry in table["shards"])
+
+
+def named(manifest: dict[str, Any]) -> set[str]:
+    """The files of a data set, as its manifest names them; stored features are not among them."""
+    known = {MANIFEST, CARD, CROISSANT, *manifest["files"]}
+    for _, _, entry in entries(manifest):
+        known |= {entry["path"], entry["path"].removesuffix(".tar") + SUFFIX}
+    return known
 
 
 def read_index(place: Place, entry: dict[str, Any]) -> ShardIndex:

@@ -16,6 +16,7 @@ import pytest
 from data_prep import job, places
 from data_prep.places import Place
 from data_prep.prepare import PrepareConfig, prepare
+from data_prep.validate import validate
 from pretrain.config import load
 
 SAMPLE = "prepare/sample.toml"
@@ -117,4 +118,18 @@ def test_a_second_job_refuses_a_dead_one_is_taken_over_and_what_it_did_stays(ser
             prepare(load(PrepareConfig, SAMPLE, ["workers=0"]), out, quiet=True)
         assert {name: Place(out).stat(name).version for name in before} == before
     prepare(load(PrepareConfig, SAMPLE, ["workers=0"]), out, quiet=True)
+    assert_same(out, expected, tmp_path)
+
+
+def test_a_data_set_that_is_replaced_can_be_read_until_the_new_one_is_whole(server, expected, tmp_path):
+    out = "s3://bucket/replaced"
+    other = load(PrepareConfig, SAMPLE, ["workers=0", "filters.min_length=30"])
+    before = prepare(other, out, quiet=True).to_bytes()
+    with pytest.raises(ValueError, match="no sample is left"):
+        prepare(load(PrepareConfig, SAMPLE, ["workers=0", "overwrite=true", "filters.min_length=3000",
+                "join.keep_unpaired_function=false", "join.min_aligned=1.1", "join.max_images=0",
+                "join.max_structures=0"]), out, quiet=True)  # fmt: skip
+    assert Place(out).read("manifest.json") == before
+    assert not [each for each in validate(out, quiet=True).damage if not each.path.startswith(".work/")]
+    prepare(load(PrepareConfig, SAMPLE, ["workers=2", "overwrite=true"]), out, quiet=True)
     assert_same(out, expected, tmp_path)

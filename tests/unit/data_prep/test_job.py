@@ -2,13 +2,33 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from data_prep import job as module
 from data_prep.job import opened, publish
 from data_prep.places import Place
+from data_prep.shards import Manifest
+
+TAR = "train/sequence/00000.tar"
+SHARD = {"path": TAR, "samples": 1, "bytes": 1, "sha256": "", "index_sha256": ""}
+
+
+def manifest(name: str = "mine") -> bytes:
+    """Of a data set with one shard."""
+    splits = {"train": {"sequence": {"samples": 1, "residues": 1, "shards": [SHARD]}}}
+    files = {"rejected.jsonl": ""}
+    return Manifest(name, 1, splits, {}, {}, {}, files, [], {}, {}, "", {}, {}).to_bytes()
+
+
+def fill(place: Place, name: str = "mine") -> None:
+    """A data set, whole as far as names go."""
+    place.write(TAR, name.encode())
+    place.write("manifest.json", manifest(name))
 
 
 def test_a_result_is_whole_or_not_there(tmp_path):
@@ -55,16 +75,16 @@ def test_a_kill_while_publishing_never_leaves_results_without_their_shards(tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), opened(out, "a", overwrite=False) as job:
-        job.data.write("shard", b"1")
+        job.data.write("rejected.jsonl", b"1")
         with job.task("write/a") as task:
             task.finish({})
         patch.setattr(*((Path, "replace") if step == "replace" else (module, "_clear")), killed)
-        publish(job, b"{}")
+        publish(job, manifest())
     with opened(out, "a", overwrite=True) as job:
         assert (job.done("write/a") is None) == (not job.data.list())
-        job.data.write("shard", b"2")
-        publish(job, b"{}")
-    assert (tmp_path / "d" / "shard").read_bytes() == b"2"
+        job.data.write("rejected.jsonl", b"2")
+        publish(job, manifest())
+    assert (tmp_path / "d" / "rejected.jsonl").read_bytes() == b"2"
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
@@ -80,7 +100,7 @@ def test_a_second_job_refuses_and_a_dead_one_does_not_hold(tmp_path):
             pass
         other.kill()
     with opened(out, "a", False) as job:
-        publish(job, b"{}")
+        publish(job, manifest())
     with pytest.raises(ValueError, match="already holds a data set"), opened(out, "a", False):
         pass
 
@@ -88,7 +108,7 @@ def test_a_second_job_refuses_and_a_dead_one_does_not_hold(tmp_path):
 def test_a_kill_between_the_last_two_steps_loses_nothing(tmp_path):
     old = tmp_path / ".d.work" / "old"
     old.mkdir(parents=True)
-    (old / "manifest.json").write_text("{}")
+    (old / "manifest.json").write_bytes(manifest())
     with pytest.raises(ValueError, match="already holds a data set"), opened(Place(str(tmp_path / "d")), "a", False):
         pass
     assert (tmp_path / "d" / "manifest.json").exists()
@@ -103,3 +123,111 @@ def test_what_is_not_a_data_set_is_not_touched(tmp_path):
     with pytest.raises(ValueError, match="is a file"), opened(Place(str(tmp_path / "file")), "a", True):
         pass
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.fixture(params=["disk", "store"])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    place = Place(str(tmp_path / "d") if request.param == "disk" else f"memory://job{uuid4().hex}")
+    yield place
+    place.remove()
+
+
+@pytest.mark.parametrize(
+    "said", [b"{}", b'{"name": "my web app", "icons": []}', b"", b"[]", b'{"splits": {"train": 1}}']
+)
+def test_a_folder_with_another_programs_manifest_is_not_touched(out: Place, said: bytes) -> None:
+    out.write("manifest.json", said)
+    out.write("thesis.tex", b"mine")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"its manifest\.json is not Fourfold's"), opened(out, "a", overwrite):
+            pass
+    assert out.find("**/*") == ["manifest.json", "thesis.tex"]
+
+
+def test_a_data_set_with_somebodys_files_is_not_replaced(out: Place) -> None:
+    fill(out)
+    for number in range(6):
+        out.write(f"notes/{number}.txt", b"mine")
+    told = r"not the data set's: notes/0.txt, .*notes/4.txt, …; overwrite=true would remove them"
+    with pytest.raises(ValueError, match=told), opened(out, "a", overwrite=True):
+        pass
+    assert len(out.find("**/*")) == 8
+
+
+def test_files_that_come_while_a_data_set_is_made_stay(out: Place) -> None:
+    fill(out)
+    with pytest.raises(ValueError, match=r"not the data set's: notes\.txt;"), opened(out, "a", overwrite=True) as job:
+        job.data.write(TAR, b"other")
+        out.write("notes.txt", b"mine")
+        publish(job, manifest("other"))
+    out.remove("notes.txt")
+    with opened(out, "a", overwrite=True) as job:
+        assert job.data.read(TAR) == b"other"
+        publish(job, manifest("other"))
+    assert out.read("manifest.json") == manifest("other")
+
+
+def test_stored_features_and_what_a_killed_encoding_left_are_the_data_sets(out: Place) -> None:
+    fill(out)
+    for name in ("abc/features.json", "abc/train/sequence/00000.safetensors", ".lock", ".part-1/tmp/features"):
+        out.write(f"features/{name}", b"")
+    with opened(out, "a", overwrite=True) as job:
+        job.data.write("rejected.jsonl", b"")
+        publish(job, manifest("other"))
+    assert out.find("**/*") == ["manifest.json", "rejected.jsonl"]
+
+
+def test_the_old_data_set_stays_whole_until_the_new_one_is(out: Place) -> None:
+    fill(out)
+    with pytest.raises(RuntimeError), opened(out, "a", overwrite=True) as job:
+        job.data.write(TAR, b"other")
+        with job.task("write/a") as task:
+            task.finish({})
+        raise RuntimeError("no sample is left")
+    assert out.read("manifest.json") == manifest() and out.read(TAR) == b"mine"
+    with opened(out, "a", overwrite=True) as job:
+        assert job.done("write/a") == {} and job.data.read(TAR) == b"other"
+        publish(job, manifest("other"))
+    assert out.find("**/*") == ["manifest.json", TAR]
+    assert out.read("manifest.json") == manifest("other") and out.read(TAR) == b"other"
+
+
+@pytest.mark.parametrize("step", ["remove", "copy", "write", "_clear"])
+def test_a_kill_while_a_stores_data_set_is_replaced_costs_nothing(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    out = Place(f"memory://job{uuid4().hex}")
+    fill(out)
+    killed, real = [], Place.write
+
+    def kill(*args: Any) -> None:
+        if step != "write" or args[0] == out:
+            killed.append(step)
+            raise KeyboardInterrupt
+        real(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), opened(out, "a", overwrite=True) as job:
+        job.data.write(TAR, b"other")
+        with job.task("write/a") as task:
+            task.finish({})
+        patch.setattr(module if step == "_clear" else Place, step, kill)
+        try:
+            publish(job, manifest("other"))
+        finally:
+            patch.undo()
+    assert killed
+    with opened(out, "a", overwrite=step in ("remove", "_clear")) as job:
+        assert (job.done("write/a") is None) == (step == "_clear")
+        job.data.write(TAR, b"other")
+        publish(job, manifest("other"))
+    assert out.find("**/*") == ["manifest.json", TAR]
+    assert out.read("manifest.json") == manifest("other") and out.read(TAR) == b"other"
+
+
+def test_another_configuration_goes_on_where_a_replacement_was_interrupted(out: Place) -> None:
+    fill(out)
+    for identity in ("a", "b"):
+        with opened(out, identity, overwrite=True) as job:
+            assert not job.data.list()
+            job.data.write("rejected.jsonl", b"")
+    with opened(out, "b", overwrite=True) as job:
+        publish(job, manifest())
+    assert out.find("**/*") == ["manifest.json", "rejected.jsonl"]
