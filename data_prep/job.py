@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -41,6 +41,10 @@ WORK = ".work"  # a store's intermediate files, below the data set
 FEW = 5  # files that are named
 BEAT = 5.0  # seconds between two signs of life of a job that writes to an object store
 SILENT = 4 * BEAT  # seconds without one after which a job counts as dead
+
+
+class Held(ValueError):
+    """Another job works on this data set."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,13 @@ def opened(out: Place, identity: str, overwrite: bool) -> Iterator[Job]:
 
     identity: of everything that the data set follows from.
     """
+    if out.local is not None:
+        out = Place(str(out.local.resolve()))  # what links name is replaced, not they: so all is on its disk
+        if os.path.ismount(out.local):  # type: ignore[arg-type]
+            raise ValueError(
+                f"{out} is a mount point, and a data set comes to its place by a rename, which a mount point does not "
+                f"take; give a folder below it: {out / 'data'}"
+            )
     work = beside(out)
     with _alone(work, out) as owner:
         check_free(out, overwrite)
@@ -126,7 +137,24 @@ def beside(out: Place) -> Place:
     """Where a data set's intermediate files are."""
     if out.local is None:
         return out / WORK
-    return Place(str(out.local.parent.resolve() / f".{out.local.name}.work"))
+    target = out.local.resolve()
+    return Place(str(target.parent / f".{target.name}.work"))
+
+
+def clear(out: Place, identity: str) -> None:
+    """Remove what a job left that was killed when its data set was whole: nobody would come back for terabytes.
+
+    identity: of the data set at `out`. What another job left stays, as it may go on; and so does what one uses now.
+    """
+    work = beside(out)
+
+    def left() -> bool:
+        return bool(work.list()) and (not work.exists(JOB) or work.read(JOB).decode() in ("", identity))
+
+    if left():
+        with suppress(Held), _alone(work, out):
+            if left():  # still, now that nobody else can change it
+                _clear(work)
 
 
 def check_free(out: Place, overwrite: bool) -> None:
@@ -224,9 +252,9 @@ def _alone(work: Place, out: Place) -> Iterator[str]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another run is preparing {out} now; wait for it, or give another folder") from None
+            raise Held(f"another run is preparing {out} now; wait for it, or give another folder") from None
         if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
-            raise ValueError(f"another run prepared {out} just now; look at it, and start again if need be")
+            raise Held(f"another run prepared {out} just now; look at it, and start again if need be")
         try:
             yield ""
         finally:
@@ -247,16 +275,16 @@ def _alone_on_store(work: Place, out: Place) -> Iterator[str]:
         time.sleep(SILENT)
         if not work.exists(LOCK) or work.read(LOCK) != before:
             held = json.loads(before)
-            raise ValueError(
+            raise Held(
                 f"another run (process {held['pid']} on {held['host']}) is preparing {out} now; wait for it, or give "
                 "another place"
             )
         work.remove(LOCK)
         if not work.create(LOCK, sign(0)):
-            raise ValueError(f"another run began to prepare {out} just now; wait for it, or give another place")
+            raise Held(f"another run began to prepare {out} just now; wait for it, or give another place")
         time.sleep(BEAT)  # of two that found the same one dead, the later may have removed the earlier's
         if json.loads(work.read(LOCK))["id"] != me["id"]:
-            raise ValueError(f"another run began to prepare {out} just now; wait for it, or give another place")
+            raise Held(f"another run began to prepare {out} just now; wait for it, or give another place")
     ended = threading.Event()
 
     def renew() -> None:

@@ -42,9 +42,16 @@ class Stat:
 
 @dataclass(frozen=True)
 class Place:
-    """url: a path, or `protocol://…`. Small and picklable: connections are made where it is used."""
+    """url: a path, or `protocol://…`. Small and picklable: connections are made where it is used.
+
+    A relative path is made absolute here: a worker's current directory is another, and so may ours be later.
+    """
 
     url: str
+
+    def __post_init__(self) -> None:
+        if "://" not in self.url and not os.path.isabs(self.url):
+            object.__setattr__(self, "url", str(Path(self.url).absolute()))
 
     @cached_property
     def local(self) -> Path | None:

@@ -5,12 +5,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
 
 from data_prep import job as module
-from data_prep.job import opened, publish
+from data_prep.job import beside, clear, opened, publish
 from data_prep.places import Place
 from data_prep.shards import Manifest
 
@@ -231,3 +232,63 @@ def test_another_configuration_goes_on_where_a_replacement_was_interrupted(out: 
     with opened(out, "b", overwrite=True) as job:
         publish(job, manifest())
     assert out.find("**/*") == ["manifest.json", "rejected.jsonl"]
+
+
+def test_a_mount_point_is_refused_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "disk")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    for name in ("disk", "link"):
+        with (
+            pytest.raises(ValueError, match=r"is a mount point, .* give a folder below it: .*disk/data"),
+            opened(Place(str(tmp_path / name)), "a", overwrite=False),
+        ):
+            pass
+    with opened(Place(str(tmp_path / "disk/data")), "a", overwrite=False) as job:
+        publish(job, manifest())
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["data"]
+
+
+def test_the_current_folder_and_a_link_can_be_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk" / "mine").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "mine")
+    monkeypatch.chdir(tmp_path / "disk" / "mine")
+    for out in (Place("."), Place(str(tmp_path / "link"))):
+        with opened(out, "a", overwrite=True) as job:
+            assert job.work.local == tmp_path / "disk" / ".mine.work"
+            publish(job, manifest())
+        assert out.list() == ["manifest.json"]
+    assert (tmp_path / "link").is_symlink() and not (tmp_path / "disk" / ".mine.work").exists()
+
+
+def test_what_a_job_left_that_was_killed_when_all_was_done_is_cleared(
+    out: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(work: Place) -> None:
+        work.remove(module.JOB)  # the first of many
+        raise KeyboardInterrupt
+
+    for when in ("before", "while"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), opened(out, "a", True) as job:
+            with job.task("parse/x") as task:
+                task.finish({})
+            patch.setattr(module, "_clear", killed if when == "while" else Mock(side_effect=KeyboardInterrupt))
+            publish(job, manifest())
+        assert beside(out).find("parse/x/*")
+        clear(out, "a")
+        assert not beside(out).list() and out.find("**/*") == ["manifest.json"]
+
+
+def test_what_may_go_on_or_is_in_use_is_not_cleared(out: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT", 0.05)
+    monkeypatch.setattr(module, "SILENT", 0.5)
+    fill(out)
+    clear(out, "a")  # nothing is there
+    with opened(out, "b", overwrite=True) as job:
+        with job.task("parse/x") as task:
+            task.finish({})
+        clear(out, "b")
+    clear(out, "a")
+    assert beside(out).find("parse/x/*")
+    clear(out, "b")
+    assert not beside(out).list()
