@@ -25,14 +25,18 @@ Overrides = Annotated[
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An exported model's folder.")]
 
+TASKS = "Ray tasks at a time; 0 does without Ray. With --address, the most of the cluster's; 0 is no limit."
+ACTORS = "Ray actors, 2 by default; 0 does without Ray. With --address, the most of the cluster's; by default no limit."
+ADDRESS = "An existing Ray cluster that sees the data: auto, or its address. It is used whatever --workers says."
+
 
 @app.command()
 def prepare(
     config: ConfigFile,
     overrides: Overrides = None,
     out: Annotated[str | None, typer.Option(help="The data set's folder or URL; runs/NAME by default.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Ray tasks at a time; 0 does without Ray.")] = None,
-    address: Annotated[str | None, typer.Option(help="An existing Ray cluster: auto, or its address.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help=TASKS)] = None,
+    address: Annotated[str | None, typer.Option(help=ADDRESS)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be read.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost, by reading a part.")] = False,
     expect: Annotated[
@@ -48,6 +52,10 @@ def prepare(
     given = {"workers": workers, "address": address}
     more = [f"{name}={value}" for name, value in given.items() if value is not None]
     loaded = load(PrepareConfig, config, [*(overrides or []), *more])
+    if loaded.address and "workers" not in loaded.model_fields_set:
+        loaded = loaded.model_copy(update={"workers": 0})  # the default is for one machine: it would be a limit there
+    if (expect or residues) and not plan:
+        raise ValueError("--expect and --residues belong to --plan, which only estimates: add it, or leave them out")
     if dry_run or plan:
         _foresee(loaded, plan, expect or [], residues)
         return
@@ -84,8 +92,8 @@ def fetch(
 @app.command()
 def validate(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A data set: a folder, or s3://….")],
-    workers: Annotated[int, typer.Option(min=0, help="Ray tasks at a time; 0 does without Ray.")] = 0,
-    address: Annotated[str | None, typer.Option(help="Of an existing Ray cluster that sees the data set.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help=TASKS)] = 0,
+    address: Annotated[str | None, typer.Option(help=ADDRESS)] = None,
 ) -> None:
     """Read a data set whole: every hash, every sample, every count. Exit code 1 if anything is damaged."""
     from data_prep.validate import validate as read
@@ -101,8 +109,8 @@ def encode(
     config: ConfigFile,
     overrides: Overrides = None,
     data: Annotated[str | None, typer.Option(help="The data set; the configuration's data.path by default.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Ray actors; 0 does without Ray.")] = 2,
-    address: Annotated[str | None, typer.Option(help="An existing Ray cluster: auto, or its address.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help=ACTORS)] = None,
+    address: Annotated[str | None, typer.Option(help=ADDRESS)] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Residues, word pieces or patches of a batch.")] = None,
 ) -> None:
     """Store what a training configuration's frozen encoders make of its data set; training then reads it."""
@@ -112,7 +120,7 @@ def encode(
 
     asked = EncodeConfig(run=config, overrides=tuple(overrides or ()), **({"tokens": tokens} if tokens else {}))
     place = Place(data or str(check(asked).data.path))
-    for each in store(place, asked, workers, address):
+    for each in store(place, asked, (0 if address else 2) if workers is None else workers, address):
         print(f"{each.rows:>12,} rows, {each.bytes / 1e6:,.1f} MB  {each.modality:9}  {place}/{each.folder}")
         print(f"{'':12} {each.files - each.fresh:,} of {each.files:,} files were there and hold")
         for name in each.unread:
@@ -135,19 +143,20 @@ def inspect(
     from data_prep.views.sheet import sheet
 
     place = Place(data)
-    found, terms = find(place, key), ontology.read(place)
+    found, terms, written = find(place, key), ontology.read(place), list[Path]()
+    if html or png:  # before anything is printed: whoever reads that may stop, as `head` does
+        from data_prep.views.poster import landing, poster, snapshot
+
+        if html:
+            written.append(landing(html, key, ".html"))
+            written[-1].write_text(poster(found, terms), encoding="utf-8")
+        if png:
+            written.append(landing(png, key, ".png"))
+            written[-1].write_bytes(snapshot(found.sample))
     for line in sheet(found, terms, max(min(shutil.get_terminal_size((100, 24)).columns, 120), 40)):
         print(line)
-    if not html and not png:
-        return
-    from data_prep.views.poster import landing, poster, snapshot
-
-    if html:
-        landing(html, key, ".html").write_text(poster(found, terms), encoding="utf-8")
-        print(landing(html, key, ".html"))
-    if png:
-        landing(png, key, ".png").write_bytes(snapshot(found.sample))
-        print(landing(png, key, ".png"))
+    for path in written:
+        print(path)
 
 
 @app.command()

@@ -79,9 +79,10 @@ def run(
 ) -> list[Encoded]:
     """Store the features of the data set at `place`; whatever of them is there already is checked and kept.
 
-    workers: actors; 0 encodes in this process. On a Ray cluster with GPUs the actors share these. address: of an
-    existing cluster, whose every host sees `place` and the encoders' weights under these names. note: called as shards
-    are done. Raises ValueError for a data set that is none or is damaged, and for encoders that cannot be built.
+    workers: actors; 0 encodes in this process, or with an address takes an actor per GPU, or per core where there is
+    none. On a Ray cluster with GPUs the actors share these. address: of an existing cluster, whose every host sees
+    `place` and the encoders' weights under these names. note: called as shards are done. Raises ValueError for a data
+    set that is none or is damaged, and for encoders that cannot be built.
     """
     asked = check(config)
     try:
@@ -167,7 +168,8 @@ class _Actors:
         from data_prep.encoding import Encoding
 
         there = ray.cluster_resources()
-        count, gpus = max(1, min(count, int(there.get("CPU", 1)))), int(there.get("GPU", 0))
+        cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
+        count = max(1, min(count or gpus or cores, cores))
         share = 1 / math.ceil(count / gpus) if gpus else 0  # of a GPU, so that all find a place
         actor: Any = ray.remote(
             num_cpus=1, num_gpus=math.floor(share * 1e4) / 1e4, max_restarts=-1, max_task_retries=RETRIES
@@ -213,7 +215,7 @@ class _Actors:
 
 @contextmanager
 def _pool(count: int, address: str | None, arguments: tuple[Any, ...]) -> Iterator[_Here | _Actors]:
-    if count:
+    if count or address:
         with Workers(count, address):
             yield _Actors(count, arguments)
         return

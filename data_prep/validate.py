@@ -57,7 +57,8 @@ class Validation:
 def validate(place: Place | str, workers: int = 0, address: str | None = None, quiet: bool = False) -> Validation:
     """Read a data set whole. Raises ValueError for a place that is none.
 
-    workers: Ray tasks at a time, 0 for none. address: of an existing Ray cluster that sees the place.
+    workers: Ray tasks at a time, 0 for none. address: of an existing Ray cluster that sees the place; then 0 takes what
+    it has.
     """
     place, started = Place(str(place)), time.monotonic()
     data, manifest = described(place)

@@ -1,4 +1,4 @@
-"""Where the work of `prepare` runs: Ray tasks, here or on an existing cluster, or (workers = 0) in this process.
+"""Where the work of `prepare` runs: Ray tasks, on an existing cluster (an address) or here, or in this process.
 
 Tasks are calls of module functions with small arguments and small results; data goes through files. So nothing but
 metadata is in Ray's object store, which is kept at its minimum.
@@ -21,14 +21,19 @@ T = TypeVar("T")
 
 
 class Workers:
-    """A context: Ray is started when it opens and shut down when it closes, and only if it was started here."""
+    """A context: Ray is started when it opens and shut down when it closes, and only if it was started here.
+
+    count: tasks at a time. Without an address they run on this machine, and 0 does without Ray. An address always means
+    the cluster there: then the count limits our share of it, and 0 takes what it has.
+    """
 
     def __init__(self, count: int, address: str | None = None) -> None:
         self.count, self.address = count, address
+        self.ray = bool(count or address)
         self.folder: str | None = None
 
     def __enter__(self) -> "Workers":
-        if self.count:
+        if self.ray:
             import ray
 
             if ray.is_initialized():
@@ -51,7 +56,7 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.count:
+        if self.ray:
             import ray
 
             ray.shutdown()
@@ -61,9 +66,10 @@ class Workers:
     def run(self, function: Callable[..., T], shared: Sequence[Any], items: Sequence[tuple]) -> Iterator[T]:
         """`function(*shared, *item)` of every item, as they come, in any order. The first error ends the run as itself.
 
-        What is shared goes to the cluster once; of the items a few per core are on their way at a time.
+        What is shared goes to the cluster once; of the items a few per core are on their way at a time, or on a cluster
+        that others may use too, as many as `count` says.
         """
-        if not self.count:
+        if not self.ray:
             yield from (function(*shared, *item) for item in items)
             return
         import ray
@@ -72,6 +78,8 @@ class Workers:
         task: Any = ray.remote(num_cpus=1, max_retries=RETRIES)(_call).options(name=function.__name__)
         common = ray.put((function, tuple(shared)))
         limit = max(16, AHEAD * int(ray.cluster_resources().get("CPU", 1)))
+        if self.address and self.count:
+            limit = self.count
         left = iter(items)
         waiting = [task.remote(common, item) for item in islice(left, limit)]
         try:

@@ -51,6 +51,15 @@ def test_the_command_prints_and_writes(sample_data: Path, tmp_path: Path) -> Non
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_files_are_written_though_nobody_reads_the_sheet(sample_data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cluster.cli", "inspect", str(sample_data), "P00918", "--html", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.close()  # as `head` does
+        assert b"Traceback" not in (process.stderr.read() if process.stderr else b"")
+    assert (tmp_path / "P00918.html").read_text().endswith("</html>\n")
+
+
 @pytest.mark.parametrize(("key", "says"), [("p00918", "did you mean P00918"), ("zzz", "no key in it is like that")])
 def test_a_key_that_is_not_there_is_a_mistake(sample_data: Path, key: str, says: str) -> None:
     command = [sys.executable, "-m", "cluster.cli", "inspect", str(sample_data), key]

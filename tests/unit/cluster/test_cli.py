@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster import cli
+from data_prep.recipe import PrepareConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 VERBS = ("fetch", "prepare", "validate", "inspect", "encode", "train", "export", "embed", "search", "demo", "version")
@@ -43,6 +44,8 @@ def test_version_names_what_it_stands_on() -> None:
         (("fetch", "nowhere.toml"), "no configuration file at nowhere.toml"),
         (("fetch", "fetch/alphafold.toml", "--only", "proteomes"), "give version=…"),
         (("prepare", "nowhere.toml"), "no configuration file at nowhere.toml"),
+        (("prepare", "prepare/sample.toml", "--expect", "uniprot=9"), "belong to --plan"),
+        (("prepare", "prepare/sample.toml", "--dry-run", "--residues", "330"), "belong to --plan"),
         (("train", "amma/tiny.toml", "stepss=3"), "did you mean 'steps'?"),
         (("encode", "amma/tiny.toml", "data.path=nowhere"), "nowhere is no data set"),
         (("encode", "amma/tiny.toml", "encoders.sequence.widht=8"), "did you mean 'width'?"),
@@ -60,6 +63,31 @@ def test_a_mistake_is_one_message_and_exit_code_2(words: tuple[str, ...], says: 
     last = done.stderr.strip().split("\n")
     assert says in done.stderr and any(line.startswith("error: ") for line in last)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "workers"),
+    [
+        ((), 2),
+        (("--address", "auto"), 0),
+        (("address=auto",), 0),
+        (("--address", "auto", "--workers", "7"), 7),
+        (("--address", "auto", "workers=2"), 2),
+    ],
+)
+def test_the_default_number_of_workers_is_no_limit_on_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], workers: int
+) -> None:
+    (tmp_path / "x.toml").write_text('name = "x"\n[[sources]]\nkind = "fasta"\nfiles = "a"\n')
+    seen: list[PrepareConfig] = []
+
+    def prepare(config: PrepareConfig, out: str) -> None:
+        seen.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data_prep.prepare.prepare", prepare)
+    CliRunner().invoke(cli.app, ["prepare", str(tmp_path / "x.toml"), *words])
+    assert [config.workers for config in seen] == [workers]
 
 
 def test_the_traceback_is_there_for_those_who_ask() -> None:

@@ -1,5 +1,6 @@
 """Ray on a machine that has much else to do."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,3 +42,43 @@ def test_another_failure_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(Exception, match="no space left"), Workers(1):
         pass
     assert len(asked) == 1
+
+
+class Cluster:
+    """Ray as far as `Workers` uses it, with 100 cores that wait until somebody asks for a result."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ray = pytest.importorskip("ray")
+        self.asked = starting(monkeypatch, None)
+        self.running = self.most = 0
+        task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self.start))
+        fakes = {
+            "remote": lambda **_: lambda function: task,
+            "put": lambda each: each,
+            "cluster_resources": lambda: {"CPU": 100.0},
+            "wait": lambda waiting: (waiting[:1], waiting[1:]),
+            "get": self.end,
+            "cancel": lambda *_, **__: None,
+        }
+        for name, fake in fakes.items():
+            monkeypatch.setattr(ray, name, fake)
+
+    def start(self, common: tuple[Any, Any], item: tuple[Any, ...]) -> Any:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        return common[0](*common[1], *item)
+
+    def end(self, result: Any) -> Any:
+        self.running -= 1
+        return result
+
+
+@pytest.mark.parametrize(("count", "address", "most"), [(0, "auto", 400), (3, "auto", 3), (3, None, 400)])
+def test_an_address_means_ray_and_workers_are_a_share_of_it(
+    monkeypatch: pytest.MonkeyPatch, count: int, address: str | None, most: int
+) -> None:
+    cluster = Cluster(monkeypatch)
+    with Workers(count, address) as pool:
+        assert sorted(pool.run(pow, (2,), [(n % 9,) for n in range(500)])) == sorted(2 ** (n % 9) for n in range(500))
+    assert [options.get("address") for options in cluster.asked] == [address]
+    assert cluster.most in (most, most + 1)  # the next is handed over while one that ended is fetched
