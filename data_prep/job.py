@@ -29,6 +29,7 @@ from typing import Any
 from uuid import uuid4
 
 from data_prep.places import Place
+from data_prep.views.card import CARD, CROISSANT, SUMS, sums
 from data_prep.views.lookup import named
 from pretrain.data.features import FOLDER, SUMMARY
 from pretrain.data.index import MANIFEST
@@ -201,9 +202,11 @@ def _belongs(name: str, known: set[str]) -> bool:
 
 
 def publish(job: Job, manifest: bytes) -> None:
-    """Make the data set whole: its manifest last, then its name. Intermediate files go."""
+    """Make the data set whole: hashes of what tells of it, its manifest last, then its name. Intermediate files go."""
     if job.owner and json.loads(job.work.read(LOCK))["id"] != job.owner:
         raise ValueError(f"another run took over {job.out}, as this one was silent for {SILENT:.0f} s; look at it")
+    made = {name: job.data.read(name) for name in (CARD, CROISSANT) if job.data.exists(name)}
+    job.data.write(SUMS, sums({MANIFEST: manifest, **made}))
     check_free(job.out, job.overwrite)  # hours have passed; whoever put something there must be asked
     if job.out.local is not None and job.data.local is not None:
         job.data.write(MANIFEST, manifest)

@@ -1,13 +1,15 @@
 """A data set's card: the README.md beside its manifest, for people and for hubs. Made of the manifest alone."""
 
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pretrain.sample import Modality
 
 CARD, CROISSANT = "README.md", "croissant.json"
+SUMS = "SHA256SUMS"  # of the manifest, and of what is made of it and so cannot stand in it; as `sha256sum -c` reads it
 SPLITS = ("train", "valid", "test")
 METHODS = {
     "hash": "The split follows from a hash of the key. **It keeps no relatives apart**: proteins of one family stand "
@@ -47,6 +49,11 @@ tensors = dict(deserialize(data))  # sequence (ASCII), 0.xyz (0.01 Å), 0.confid
 def card(manifest: dict[str, Any]) -> str:
     """The card of the data set that `manifest.json` describes. Equal manifests give equal cards."""
     return "\n".join(line.rstrip() for line in _lines(manifest)).rstrip() + "\n"
+
+
+def sums(files: Mapping[str, bytes]) -> bytes:
+    """`SHA256SUMS`: what these files are, as they were written; another version may word a card differently."""
+    return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())).encode()
 
 
 def ordered(splits: Iterable[str]) -> list[str]:

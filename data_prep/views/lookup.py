@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.places import Place
 from data_prep.spill import partition
-from data_prep.views.card import CARD, CROISSANT, card
+from data_prep.views.card import CARD, CROISSANT, SUMS, card
 from pretrain.data.index import FORMAT, MANIFEST, SUFFIX, ShardIndex, members
 from pretrain.sample import CorruptSample, Modality, Sample, decode, group_name
 
@@ -58,7 +58,7 @@ def entries(manifest: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]
 
 def named(manifest: dict[str, Any]) -> set[str]:
     """The files of a data set, as its manifest names them; stored features are not among them."""
-    known = {MANIFEST, CARD, CROISSANT, *manifest["files"]}
+    known = {MANIFEST, CARD, CROISSANT, SUMS, *manifest["files"]}
     for _, _, entry in entries(manifest):
         known |= {entry["path"], entry["path"].removesuffix(".tar") + SUFFIX}
     return known

@@ -19,7 +19,7 @@ from data_prep import shards
 from data_prep.places import Place
 from data_prep.spill import partition
 from data_prep.validate import validate
-from data_prep.views.card import CARD, CROISSANT, card
+from data_prep.views.card import CARD, CROISSANT, SUMS, card, sums
 from data_prep.views.croissant import croissant
 from pretrain.data.index import MANIFEST, SUFFIX, Dataset, ShardIndex
 from pretrain.sample import Function, Sample, Term
@@ -46,6 +46,11 @@ def write(data: Path, manifest: dict[str, Any]) -> None:
     (data / MANIFEST).write_bytes(text)
     (data / CARD).write_text(card(manifest))
     (data / CROISSANT).write_bytes(croissant(manifest, hashlib.sha256(text).hexdigest()))
+    seal(data)
+
+
+def seal(data: Path) -> None:
+    (data / SUMS).write_bytes(sums({name: (data / name).read_bytes() for name in (MANIFEST, CARD, CROISSANT)}))
 
 
 def damage(data: Path) -> list[str]:
@@ -202,7 +207,27 @@ def test_files_beside_the_shards(data: Path) -> None:
     reason = json.loads(lines[0])["reason"]
     count = sum(json.loads(line)["reason"] == reason for line in lines)
     assert f"rejected.jsonl: counts differ from the manifest's: {reason}: {count - 1}, not {count}" in found
-    assert "README.md: is not the card" in found and "croissant.json: is not the description" in found
+    assert "README.md: SHA-256 is not that of SHA256SUMS" in found
+    assert "croissant.json: SHA-256 is not that of SHA256SUMS" in found
+
+
+def test_what_tells_of_a_data_set_must_be_there(data: Path) -> None:
+    (data / CARD).unlink()
+    (data / CROISSANT).unlink()
+    assert damage(data) == ["README.md: is not there", "croissant.json: is not there"]
+    (data / SUMS).unlink()
+    assert "SHA256SUMS: is not there" in "\n".join(damage(data))
+
+
+def test_a_card_that_another_version_wrote_is_whole(data: Path) -> None:
+    (data / CARD).write_text("# as it was worded once\n")
+    seal(data)
+    assert not damage(data)
+
+
+def test_the_hashes_are_those_that_sha256sum_checks(sample_data: Path) -> None:
+    done = subprocess.run(["sha256sum", "-c", SUMS], cwd=sample_data, capture_output=True, text=True)
+    assert done.stdout == "README.md: OK\ncroissant.json: OK\nmanifest.json: OK\n" and not done.returncode
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"key": "x"}', '{"reason": "x", "count": "many"}', "\udcff"])

@@ -50,7 +50,7 @@ def test_a_result_is_whole_or_not_there(tmp_path):
         job.data.write("shard", b"1")
         publish(job, b"{}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d"]
-    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["manifest.json", "shard"]
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["SHA256SUMS", "manifest.json", "shard"]
 
 
 def test_shards_of_another_job_do_not_stay_and_neither_does_what_tells_of_them(tmp_path):
@@ -175,7 +175,7 @@ def test_stored_features_and_what_a_killed_encoding_left_are_the_data_sets(out: 
     with opened(out, "a", overwrite=True) as job:
         job.data.write("rejected.jsonl", b"")
         publish(job, manifest("other"))
-    assert out.find("**/*") == ["manifest.json", "rejected.jsonl"]
+    assert out.find("**/*") == ["SHA256SUMS", "manifest.json", "rejected.jsonl"]
 
 
 def test_the_old_data_set_stays_whole_until_the_new_one_is(out: Place) -> None:
@@ -189,7 +189,7 @@ def test_the_old_data_set_stays_whole_until_the_new_one_is(out: Place) -> None:
     with opened(out, "a", overwrite=True) as job:
         assert job.done("write/a") == {} and job.data.read(TAR) == b"other"
         publish(job, manifest("other"))
-    assert out.find("**/*") == ["manifest.json", TAR]
+    assert out.find("**/*") == ["SHA256SUMS", "manifest.json", TAR]
     assert out.read("manifest.json") == manifest("other") and out.read(TAR) == b"other"
 
 
@@ -219,7 +219,7 @@ def test_a_kill_while_a_stores_data_set_is_replaced_costs_nothing(monkeypatch: p
         assert (job.done("write/a") is None) == (step == "_clear")
         job.data.write(TAR, b"other")
         publish(job, manifest("other"))
-    assert out.find("**/*") == ["manifest.json", TAR]
+    assert out.find("**/*") == ["SHA256SUMS", "manifest.json", TAR]
     assert out.read("manifest.json") == manifest("other") and out.read(TAR) == b"other"
 
 
@@ -231,7 +231,7 @@ def test_another_configuration_goes_on_where_a_replacement_was_interrupted(out: 
             job.data.write("rejected.jsonl", b"")
     with opened(out, "b", overwrite=True) as job:
         publish(job, manifest())
-    assert out.find("**/*") == ["manifest.json", "rejected.jsonl"]
+    assert out.find("**/*") == ["SHA256SUMS", "manifest.json", "rejected.jsonl"]
 
 
 def test_a_mount_point_is_refused_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +257,7 @@ def test_the_current_folder_and_a_link_can_be_filled(tmp_path: Path, monkeypatch
         with opened(out, "a", overwrite=True) as job:
             assert job.work.local == tmp_path / "disk" / ".mine.work"
             publish(job, manifest())
-        assert out.list() == ["manifest.json"]
+        assert out.list() == ["SHA256SUMS", "manifest.json"]
     assert (tmp_path / "link").is_symlink() and not (tmp_path / "disk" / ".mine.work").exists()
 
 
@@ -276,7 +276,7 @@ def test_what_a_job_left_that_was_killed_when_all_was_done_is_cleared(
             publish(job, manifest())
         assert beside(out).find("parse/x/*")
         clear(out, "a")
-        assert not beside(out).list() and out.find("**/*") == ["manifest.json"]
+        assert not beside(out).list() and out.find("**/*") == ["SHA256SUMS", "manifest.json"]
 
 
 def test_what_may_go_on_or_is_in_use_is_not_cleared(out: Place, monkeypatch: pytest.MonkeyPatch) -> None:
