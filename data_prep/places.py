@@ -100,7 +100,19 @@ class Place:
             return {name: self.stat(name) for name in self.find(pattern)}
         store, base = self._store
         found = patiently(store.glob, self._path(pattern), detail=True)
-        return {p[len(base) :].lstrip("/"): _stat(about) for p, about in found.items() if about["type"] == "file"}
+        stats = {p[len(base) :].lstrip("/"): _stat(about) for p, about in found.items() if about["type"] == "file"}
+        self._listed.update(stats)
+        return stats
+
+    @cached_property
+    def _listed(self) -> dict[str, Stat]:
+        return {}
+
+    def listed(self, name: str) -> Stat:
+        """What a listing by this object told of a file, and `stat` of one that none had. For the input of a job: a
+        million files are a thousand requests by listings, and a million if each is asked for. Raises FileNotFoundError.
+        """
+        return self._listed.get(name) or self.stat(name)
 
     def exists(self, name: str = "") -> bool:
         """Whether a file or folder has this name (asked of the store each time)."""

@@ -112,5 +112,6 @@ def identity(*parts: Any) -> str:
 
 
 def listing(place: Place, names: Iterable[str]) -> list[tuple[str, int, str]]:
-    """(name, bytes, version) of files: what tells one job's input from another's."""
-    return [(name, stat.bytes, stat.version) for name in names for stat in (place.stat(name),)]
+    """(name, bytes, version) of files: what tells one job's input from another's. Those that `place` has found cost no
+    further request."""
+    return [(name, stat.bytes, stat.version) for name in names for stat in (place.listed(name),)]

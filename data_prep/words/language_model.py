@@ -60,6 +60,12 @@ class LanguageModelConfig(Config):
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
 
+    @pydantic.field_validator("model")
+    @classmethod
+    def _absolute(cls, model: str) -> str:
+        """A worker's current directory is another; what begins with `~` or a variable is where it says."""
+        return model if model.startswith(("~", "$")) else str(Path(model).absolute())
+
     @pydantic.field_validator("prompt")
     @classmethod
     def _has_facts(cls, prompt: str) -> str:
