@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import combinations, islice
 from pathlib import Path
 
@@ -319,3 +320,12 @@ def test_an_image_that_is_none_is_named_and_skipped(tmp_path, encoders):
         assert len(step.skipped) == 1 and step.skipped[0].startswith("train/sequence_image/00000.tar: I1: ")
     again = encode.run(Place(str(folder)), CONFIG, workers=0)
     assert [each.fresh for each in again] == [0, 0, 0, 0] and again[3].unread == images.unread
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_an_address_means_actors_whatever_the_number(monkeypatch, workers):
+    opened = []
+    monkeypatch.setattr(encode, "Workers", lambda *given: opened.append(given) or nullcontext())
+    monkeypatch.setattr(encode, "_Actors", lambda count, arguments: count)
+    with encode._pool(workers, "auto", ()) as pool:
+        assert pool == workers and opened == [(workers, "auto")]
