@@ -15,7 +15,7 @@ from typing import Any
 
 from data_prep import aliases, encode, provenance, shards, spill, split, tasks
 from data_prep.bars import Bars, progress
-from data_prep.job import Job, opened, publish
+from data_prep.job import Job, clear, opened, publish
 from data_prep.places import Place
 from data_prep.recipe import PrepareConfig, Roots, identity, roots_of, what
 from data_prep.shards import Manifest, Shard
@@ -42,6 +42,7 @@ def prepare(config: PrepareConfig, out: Path | str, quiet: bool = False) -> Mani
     place, steps = Place(str(out)), plan(config, roots)
     with progress(quiet) as bars:
         if manifest := already(config, place, steps):
+            clear(place, steps.identity)
             bars.say(f"{place} is there already, of source files of these names and sizes: they are not read again")
         else:
             manifest = make(config, place, roots, steps, bars)

@@ -216,6 +216,18 @@ def test_a_data_set_is_made_again_when_a_companion_of_its_sources_changes(tmp_pa
         prepare(config, tmp_path / "data", quiet=True)
 
 
+def test_what_a_killed_job_left_of_a_whole_data_set_is_cleared(tmp_path, monkeypatch):
+    import data_prep.job
+
+    out, work = tmp_path / "data", tmp_path / ".data.work"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(data_prep.job, "_clear", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        make(out, "workers=0")
+    assert (out / "manifest.json").is_file() and list(work.rglob("*.run"))
+    make(out, "workers=0")
+    assert not list(work.rglob("*.run"))
+
+
 def test_what_is_there_already_is_said_to_be_not_read_again(dataset, capsys):
     prepare(load(PrepareConfig, SAMPLE, ["workers=0"]), dataset)
     assert "is there already, of source files of these names and sizes" in " ".join(capsys.readouterr().err.split())
