@@ -92,7 +92,7 @@ class Files(Config):
         names, found = find(root, self.patterns), []
         for begin in range(0, len(names), self.slice):
             some = tuple(names[begin : begin + self.slice])
-            size = root.stat(some[0]).bytes if self.MARK and len(some) == 1 else 0
+            size = root.listed(some[0]).bytes if self.MARK and len(some) == 1 else 0
             step = self.chunk << 20
             if size <= step or not self.cuttable(root, some[0]):
                 found.append(Slice(some))
