@@ -49,8 +49,8 @@ class PrepareConfig(Config):
     roots: more, by name. sources: the order is that of precedence (sequences). partitions: shards per split and
     modality subset; of a big data set so many that a shard has some 100 MB (`--plan` says how many).
     encode: store frozen encoders' features beside the shards when these are written.
-    workers: Ray tasks at a time; 0 runs without Ray. address: of an existing Ray cluster that sees the same places; of it
-    0 takes what it has.
+    workers: Ray tasks at a time; 0 runs without Ray. address: of an existing Ray cluster that sees the same places, of
+    which 0 workers take what it has.
     overwrite: replace a data set that is there, once the new one is complete; until then the old one can be read (on a
     store both lie there for that long). Anything else there, files in a data set that are not its own too, is refused.
     """
