@@ -22,7 +22,7 @@ LINES = {code: "R[NPCXGATL]" if code == "RN" else code for code in CODES}  # tho
 USUAL = re.compile("".join(rf"(?:({line}   .*(?:\n{line}   .*)*+)(?:\n|\Z))?+" for line in LINES.values()) + r"\Z")
 NEXT = {code: re.compile(rf"\n(?!{line}   )") for code, line in LINES.items()}  # where a block of one code ends
 NEXT |= dict.fromkeys(CITED, NEXT["RN"]) | {"**": re.compile(r"\n(?!\*\*)")}  # internal remarks, in old files
-GO_LINE = re.compile(rb"\nDR   GO; (.*)")
+SCANNED = re.compile(rb"\n(?:DR   GO; (.*)|SQ   SEQUENCE   )")  # lines on GO; and, in the same pass, a second SQ line
 TERM = re.compile(rb"([^;]*)(?:; .*; (.*))?")  # id, evidence
 KEY = re.compile(rb"^AC +([A-Z0-9]+)", re.MULTILINE)
 BLANKS = re.compile(rb"(?<![ \t\r])[ \t\r]++$", re.MULTILINE)
@@ -77,10 +77,13 @@ def scan(piece: bytes) -> Scanned:
     _, sequence, end = _sequence(piece)
     if not piece.startswith(b"ID   ") or (begin := piece.find(b"\nAC   ")) < 0:
         raise ValueError("no ID and AC line at its beginning")
-    if piece.rfind(b"\nSQ   SEQUENCE   ", 0, end) >= 0:
-        raise ValueError("two SQ lines: the `//` between two entries is missing")
+    lines = SCANNED.findall(piece, 0, end)
+    if b"" in lines:
+        raise ValueError(
+            "two SQ lines, so that the `//` between two entries is missing, or a line on GO without a term"
+        )
     key = piece[begin + 6 : piece.index(b"\n", begin + 6)].partition(b";")[0].decode("ascii")
-    terms = dict.fromkeys(map(TERMS.__getitem__, GO_LINE.findall(piece, 0, end)))
+    terms = dict.fromkeys(map(TERMS.__getitem__, lines))
     return Scanned(key, sequence.decode("ascii"), tuple(terms))
 
 
