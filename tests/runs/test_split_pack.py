@@ -79,7 +79,7 @@ def leaking(facts: dict[str, Facts], of: dict[str, str | None], folder: Path, se
 
 
 def test_relatives_in_train(facts, tmp_path, capsys):
-    by_hash, _ = assigned(facts, tmp_path / "hash")
+    by_hash, _ = assigned(facts, tmp_path / "hash", method="hash")
     by_cluster, summary = assigned(facts, tmp_path / "cluster", method="cluster")
     plain = leaking(facts, by_hash, tmp_path / "plain", 5.7)
     same, more = (leaking(facts, by_cluster, tmp_path / "check", sensitivity) for sensitivity in (5.7, 7.5))
