@@ -4,7 +4,6 @@ import gzip
 import io
 import json
 import struct
-import tarfile
 from functools import cache
 from typing import Any
 
@@ -15,6 +14,8 @@ from PIL import Image as Picture
 
 from data_prep.sources.files import resolve
 from data_prep.sources.uniprotkb.entry import crc64
+from tests.unit.tars import member
+from tests.unit.tars import tar as tarred
 
 SAMPLE = resolve("package:data_prep/sample")
 SEQUENCE = "MKTAYIAKQRQISFVKSHFS"
@@ -186,22 +187,6 @@ def bcif() -> Tree:
 
 MODEL = "AF-P12345-F1-model_v4.pdb"
 ERRORS = "AF-P12345-F1-predicted_aligned_error_v4.json"
-
-
-def member(name: str, data: bytes = b"", **header: Any) -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    for key, value in header.items():
-        setattr(info, key, value)
-    return info, data
-
-
-def tarred(*members: tuple[tarfile.TarInfo, bytes], format: int = tarfile.GNU_FORMAT) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=format) as archive:
-        for info, data in members:
-            archive.addfile(info, io.BytesIO(data) if data else None)
-    return out.getvalue()
 
 
 def tar() -> Tree:

@@ -1,7 +1,6 @@
 """Tar archives of structures: streamed, cut into ranges, and refused by name where they are hostile or damaged."""
 
 import gzip
-import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from data_prep.records import FileSeen, Rejection, StructureRecord
 from data_prep.sources import archives
 from data_prep.sources.files import Slice, SourceError
 from data_prep.sources.structures import Structures
+from tests.unit.tars import member, tar
 
 NAMES = ("ALA", "CYS", "ASP", "GLU", "PHE", "GLY", "HIS", "ILE", "LYS", "LEU")
 
@@ -26,22 +26,6 @@ def model(count: int = 10, confidence: float = 90.0) -> bytes:
         for j, name in enumerate(("N", "CA", "C"))
     ]
     return "".join([*lines, "TER\n", "END\n"]).encode()
-
-
-def member(name: str, data: bytes = b"", **header) -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    for field, value in header.items():
-        setattr(info, field, value)
-    return info, data
-
-
-def tar(*members: tuple[tarfile.TarInfo, bytes], format: int = tarfile.GNU_FORMAT) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=format) as archive:
-        for info, data in members:
-            archive.addfile(info, io.BytesIO(data) if data else None)
-    return out.getvalue()
 
 
 def proteome(count: int) -> bytes:
