@@ -18,10 +18,10 @@ from typing import Any
 import rows
 from Bio.UniProt import GOA
 
-from data_prep.places import Place
 from data_prep.records import AnnotationRecord
 from data_prep.sources.files import Slice
 from data_prep.sources.gene_ontology import Gaf
+from pretrain.places import Place
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data_prep" / "sample" / "go" / "human.gaf"
 NAME = "some.gaf"

@@ -18,9 +18,9 @@ from pathlib import Path
 import rows
 
 from data_prep import encode
-from data_prep.places import Place
 from data_prep.prepare import PrepareConfig, prepare
 from pretrain.config import load
+from pretrain.places import Place
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "amma/tiny.toml"

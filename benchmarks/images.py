@@ -14,11 +14,11 @@ import rows
 from pack import settings_of
 from PIL import Image as Picture
 
-from data_prep.places import Place
 from data_prep.recipe import roots_of
 from data_prep.records import FileSeen, Item
 from data_prep.sources import hpa
 from data_prep.sources.images import Images
+from pretrain.places import Place
 
 
 def claims(quick: bool) -> list[rows.Row]:

@@ -27,13 +27,13 @@ import rows
 from rich.progress import Progress
 
 from data_prep.bars import Bars
-from data_prep.places import Place
 from data_prep.prepare import PrepareConfig, make
 from data_prep.recipe import roots_of
 from data_prep.shards import Manifest
 from data_prep.steps import plan
 from pretrain.config import load
 from pretrain.data.index import SUFFIX
+from pretrain.places import Place
 
 FOLDER = Path(__file__).parent
 ROUNDS = 3

@@ -20,11 +20,11 @@ from pathlib import Path
 import gemmi
 import rows
 
-from data_prep.places import Place
 from data_prep.records import StructureRecord
 from data_prep.sources.coordinates.chains import Wanted, records
 from data_prep.sources.files import Slice
 from data_prep.sources.structures import Structures, opened
+from pretrain.places import Place
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data_prep" / "sample" / "structures"
 WANTED = Wanted(("N", "CA", "C"), 1, states=False)

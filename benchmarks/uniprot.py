@@ -20,11 +20,11 @@ from pathlib import Path
 import rows
 from Bio import SwissProt
 
-from data_prep.places import Place
 from data_prep.sources.files import Slice, Stream
 from data_prep.sources.uniprot import Uniprot
 from data_prep.sources.uniprotkb import flat
 from data_prep.sources.uniprotkb.entry import crc64
+from pretrain.places import Place
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data_prep" / "sample" / "uniprot" / "entries.dat"
 NAME = "entries.dat"

@@ -116,7 +116,7 @@ def encode(
     """Store what a training configuration's frozen encoders make of its data set; training then reads it."""
     from data_prep.encode import EncodeConfig, check
     from data_prep.encode import run as store
-    from data_prep.places import Place
+    from pretrain.places import Place
 
     asked = EncodeConfig(run=config, overrides=tuple(overrides or ()), **({"tokens": tokens} if tokens else {}))
     place = Place(data or str(check(asked).data.path))
@@ -138,9 +138,9 @@ def inspect(
     import shutil
 
     from data_prep import ontology
-    from data_prep.places import Place
     from data_prep.views.lookup import find
     from data_prep.views.sheet import sheet
+    from pretrain.places import Place
 
     place = Place(data)
     found, terms, written = find(place, key), ontology.read(place), list[Path]()

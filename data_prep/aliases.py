@@ -12,9 +12,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.places import Place
 from data_prep.records import EntryRecord, Record
 from data_prep.sources.streams import Stream
+from pretrain.places import Place
 
 NAMES = "aliases.txt"  # of a task that parsed entries: `primary secondary secondary …` a line
 

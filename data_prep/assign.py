@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from data_prep import clusters, components
 from data_prep.components import Numbers
-from data_prep.places import Place
 from data_prep.split import DROPPED, SPLITS, TEST, TRAIN, VALID, Facts, SplitConfig, check, draw, parent, read, table
+from pretrain.places import Place
 
 HELD = 256 << 20  # bytes of all partitions' facts read ahead
 SMALLEST = 64 << 10  # bytes of one partition's

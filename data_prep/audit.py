@@ -15,11 +15,11 @@ import numpy as np
 import PIL.Image
 
 from data_prep import ontology, shards
-from data_prep.places import Place, blocks
 from data_prep.shards import Shard
 from data_prep.spill import partition
 from data_prep.split import SplitConfig, split
 from pretrain.data.index import SUFFIX, ShardIndex, members
+from pretrain.places import Place, blocks
 from pretrain.sample import CHANNELS, CorruptSample, Facet, Image, Sample, decode, group_name
 
 MANY = 20  # damaged samples of one shard that are named one by one

@@ -25,11 +25,11 @@ from uuid import uuid4
 
 from pydantic import PositiveInt
 
-from data_prep.places import Place
 from data_prep.workers import Workers
 from pretrain.config import Config, dump, load
 from pretrain.data.features import FOLDER, FORMAT, SUMMARY
 from pretrain.data.index import MANIFEST
+from pretrain.places import Place
 
 if TYPE_CHECKING:
     from data_prep.encoding import Encoding, Written

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_prep.places import BLOCK, Place
 from pretrain.config import validate
 from pretrain.data.collate import pack
 from pretrain.data.draw import InputSpec, Row, alone, items, size
 from pretrain.data.features import Layout, about, checksum, path_of, verify
 from pretrain.data.index import SUFFIX, ShardIndex, members
 from pretrain.encoders.bundle import Encoders, EncodersConfig
+from pretrain.places import BLOCK, Place
 from pretrain.sample import CorruptSample, Modality, Sample, decode
 
 log = logging.getLogger(__name__)

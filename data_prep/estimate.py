@@ -24,10 +24,10 @@ from data_prep.describe import describe_all
 from data_prep.filters import check
 from data_prep.join import join
 from data_prep.metered import Metered
-from data_prep.places import Place
 from data_prep.recipe import PrepareConfig, Roots, listing, ontology_file, roots_of
 from data_prep.records import FileSeen, Rejection, SequenceRecord, StructureRecord
 from data_prep.sources.files import Slice
+from pretrain.places import Place
 from pretrain.sample import KEY, MAX_KEY
 
 SHARD = 256 << 20  # bytes that a shard should have: few enough files, and small enough to copy

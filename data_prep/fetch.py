@@ -15,12 +15,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
-from data_prep.places import Place
 from data_prep.remote.errand import Errands, Outcome
 from data_prep.remote.ledger import Ledger
 from data_prep.remote.wanted import FetchConfig, Wanted, plan
 from data_prep.remote.web import Web
 from pretrain import config as configuration
+from pretrain.places import Place
 
 SHOWN = 50  # failures that are printed; fetched.json has all
 

@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from data_prep.places import Place
 from data_prep.views.card import CARD, CROISSANT, SUMS, sums
 from data_prep.views.lookup import named
 from pretrain.data.features import FOLDER, SUMMARY
 from pretrain.data.index import MANIFEST
+from pretrain.places import Place
 from pretrain.sample import canonical
 
 DONE = "done.json"

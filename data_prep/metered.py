@@ -2,7 +2,7 @@
 
 from typing import IO, Any
 
-from data_prep.places import Place
+from pretrain.places import Place
 
 
 class Metered(Place):

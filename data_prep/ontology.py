@@ -20,9 +20,9 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
-from data_prep.places import Place
 from data_prep.records import FileSeen
 from data_prep.sources.files import BLOCK, SourceError, Stream
+from pretrain.places import Place
 from pretrain.sample import Term, canonical
 
 FORMAT = 1

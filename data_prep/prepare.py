@@ -16,7 +16,6 @@ from typing import Any
 from data_prep import aliases, encode, provenance, shards, spill, split, tasks
 from data_prep.bars import Bars, progress
 from data_prep.job import Job, clear, opened, publish
-from data_prep.places import Place
 from data_prep.recipe import PrepareConfig, Roots, identity, roots_of, what
 from data_prep.shards import Manifest, Shard
 from data_prep.steps import Steps, done, plan
@@ -25,6 +24,7 @@ from data_prep.views.card import CARD, CROISSANT, card
 from data_prep.views.croissant import croissant
 from data_prep.workers import Workers
 from pretrain.data.index import MANIFEST
+from pretrain.places import Place
 from pretrain.sample import canonical
 
 __all__ = ["PrepareConfig", "prepare"]

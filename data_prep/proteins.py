@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.places import Place
 from data_prep.records import Rejection, SequenceRecord, StructureRecord
 from data_prep.sources.files import Stream, find
 from data_prep.sources.structures import UNSAFE, Structures
 from data_prep.sources.uniprot import Fasta
 from pretrain.data.index import MANIFEST, Dataset
+from pretrain.places import Place
 from pretrain.sample import Sample, Structure
 
 FASTA = (".fasta", ".fa", ".faa", ".fas")

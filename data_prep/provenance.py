@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from data_prep.places import Place
 from data_prep.recipe import PrepareConfig, Roots
 from data_prep.remote.ledger import RECORD
+from pretrain.places import Place
 
 PACKAGES = ("fourfold", "numpy", "gemmi", "biopython", "fastobo", "lxml", "pillow")
 File = tuple[str, int, str]  # path, bytes, SHA-256

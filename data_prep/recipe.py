@@ -11,7 +11,6 @@ from data_prep.describe import DescribeConfig
 from data_prep.encode import EncodeConfig
 from data_prep.filters import FilterConfig
 from data_prep.join import JoinConfig
-from data_prep.places import Place
 from data_prep.sources.files import Slice, find, resolve
 from data_prep.sources.foldcomp import Foldcomp
 from data_prep.sources.gene_ontology import Annotations, Gaf, Gpad
@@ -21,6 +20,7 @@ from data_prep.sources.texts import Texts
 from data_prep.sources.uniprot import Fasta, Uniprot, UniprotTable
 from data_prep.split import SplitConfig
 from pretrain.config import Config, dump
+from pretrain.places import Place
 from pretrain.sample import canonical
 
 Source = Annotated[

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.places import Place
 from data_prep.records import (
     AnnotationRecord,
     EntryRecord,
@@ -29,6 +28,7 @@ from data_prep.records import (
     StructureRecord,
     TextRecord,
 )
+from pretrain.places import Place
 from pretrain.sample import About, Image, Text
 
 RECORDS = (SequenceRecord, EntryRecord, AnnotationRecord, TextRecord, ImageRecord, StructureRecord)

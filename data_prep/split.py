@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from data_prep import clusters
 from data_prep.clusters import ClusterConfig
-from data_prep.places import Place
+from pretrain.places import Place
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")

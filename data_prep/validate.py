@@ -18,7 +18,6 @@ from rich.progress import track
 
 from data_prep import ontology, shards
 from data_prep.audit import ONTOLOGY, Damage, Read, read_partition
-from data_prep.places import Place, sha256
 from data_prep.shards import Shard
 from data_prep.split import SplitConfig
 from data_prep.views.card import CARD, CROISSANT, SUMS, groups, ordered
@@ -26,6 +25,7 @@ from data_prep.views.lookup import described, entries, named, number_of
 from data_prep.workers import Workers
 from pretrain.data.features import FOLDER, SUMMARY, path_of
 from pretrain.data.index import MANIFEST
+from pretrain.places import Place, sha256
 
 REJECTED = "rejected.jsonl"
 

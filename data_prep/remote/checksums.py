@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import lxml.etree as etree
 
-from data_prep.places import blocks
 from data_prep.remote.web import Refused
+from pretrain.places import blocks
 
 LENGTHS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}  # hexadecimal digits → algorithm
 PREFERENCE = ("sha512", "sha256", "sha1", "md5")

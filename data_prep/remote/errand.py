@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from data_prep.places import Place, sha256
 from data_prep.remote import checksums, replies
 from data_prep.remote.checksums import Expected, Listing
 from data_prep.remote.download import Begun, Part, download, unchanged
 from data_prep.remote.ledger import Entry, Ledger
 from data_prep.remote.wanted import LATEST, FetchConfig, Wanted, landing
 from data_prep.remote.web import Refused, Web, moved
+from pretrain.places import Place, sha256
 
 ABSENT = ("not_found", "gone")
 SERVERS = {"busy", "cut_off", "server_error", "timeout", "tls", "too_many_requests", "too_slow", "unreachable"}

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.places import Place
 from data_prep.remote.wanted import Wanted
+from pretrain.places import Place
 
 RECORD = "fetched.json"
 JOURNAL = ".fetched.jsonl"

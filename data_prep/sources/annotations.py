@@ -18,12 +18,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, NamedTuple
 
-from data_prep.places import Place
 from data_prep.records import AnnotationRecord, Items, Rejection
 from data_prep.sources import gene_products
 from data_prep.sources.evidence import Evidence, keeps
 from data_prep.sources.files import Files, SourceError, Stream
 from data_prep.sources.gene_products import Products, protein
+from pretrain.places import Place
 
 PARTNER = "IPI"  # evidence of an interaction: what is stated is stated of the partner that is named with it
 MOST_TERMS = 10_000  # in one record

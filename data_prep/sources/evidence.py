@@ -13,9 +13,9 @@ from typing import Annotated
 
 import pydantic
 
-from data_prep.places import Place
 from data_prep.records import FileSeen
 from data_prep.sources.files import SourceError, Stream
+from pretrain.places import Place
 
 UNRECORDED = "NR"  # GO's own code for annotations from before evidence was recorded
 GROUPS = {

@@ -25,10 +25,10 @@ from typing import ClassVar, Literal
 
 import pydantic
 
-from data_prep.places import Place
 from data_prep.records import FileSeen, Items, Rejection
 from data_prep.sources.streams import BLOCK, DAMAGE, WHOLE_FILE, SourceError, Stream
 from pretrain.config import Config
+from pretrain.places import Place
 
 __all__ = [
     "BLOCK",

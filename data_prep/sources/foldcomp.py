@@ -16,7 +16,6 @@ from typing import Literal
 
 import pydantic
 
-from data_prep.places import Place
 from data_prep.records import Items, Rejection
 from data_prep.sources.coordinates import fcz
 from data_prep.sources.coordinates.chains import MODEL, Wanted, records
@@ -24,6 +23,7 @@ from data_prep.sources.coordinates.references import Facts, Segment
 from data_prep.sources.coordinates.residues import Chain
 from data_prep.sources.files import Slice, SourceError, Stream, find
 from data_prep.sources.structures import Structures
+from pretrain.places import Place
 
 LINE = re.compile(rb"(\d{1,10})[ \t]+(\d{1,18})[ \t]+(\d{1,10})\s*")
 BYTES = 24  # of a line of the index, about: what makes `entries` a range of bytes

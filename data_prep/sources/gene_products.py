@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from data_prep.places import Place
 from data_prep.records import FileSeen
 from data_prep.sources.files import SourceError, Stream
+from pretrain.places import Place
 
 MOST = 2_000_000  # objects that are remembered, about 0.6 GB; the largest model organism has some 100,000
 MOST_SAID = 100  # lines of a header that are remembered

@@ -14,10 +14,10 @@ from typing import Self
 
 import pydantic
 
-from data_prep.places import Place
 from data_prep.records import FileSeen
 from data_prep.sources.files import SourceError, Stream, find, rows, text
 from pretrain.config import Config
+from pretrain.places import Place
 
 ENSEMBL = re.compile(r"(ENS[A-Z]*G\d{6,})(?:\.\d+)?", re.IGNORECASE)
 OTHERS = re.compile(r"ENS[A-Z]*(?:T|P|E|FM|GT)\d{6,}", re.IGNORECASE)  # Ensembl ids that are no genes

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
 
-from data_prep.places import Place
 from data_prep.records import FileSeen
 from data_prep.sources.files import SourceError, Stream, find, rows
 from pretrain.config import Config
+from pretrain.places import Place
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 BANDS = {"red": 0, "green": 1, "blue": 2}  # of a picture of several colours

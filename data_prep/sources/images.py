@@ -22,13 +22,13 @@ from typing import Literal
 import pydantic
 from PIL import Image as Picture
 
-from data_prep.places import Place
 from data_prep.records import FileSeen, ImageRecord, Items, Rejection
 from data_prep.sources import hpa, pixels
 from data_prep.sources.files import WHOLE_FILE, Files, Slice, SourceError, Stream, find, packed, stopping
 from data_prep.sources.genes import GeneMap, GeneTable, unversioned
 from data_prep.sources.hpa import SampleColumns, Samples
 from data_prep.sources.shots import Guide, ImageColumns, Shot, listed, named
+from pretrain.places import Place
 from pretrain.sample import CHANNELS, MAX_KEY, Image
 
 ALL = "bands"  # the channel of a file that is itself a multi-band image

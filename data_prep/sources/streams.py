@@ -10,8 +10,8 @@ from typing import IO, Any
 
 from isal import igzip, isal_zlib
 
-from data_prep.places import Place
 from data_prep.records import FileSeen
+from pretrain.places import Place
 
 BLOCK = 1 << 20  # bytes read at once
 MAX_WHOLE = 512 << 20  # bytes of a file that is parsed in one piece; the largest mmCIF file of the PDB has 400 MB

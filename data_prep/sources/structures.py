@@ -22,7 +22,6 @@ from typing import Any, ClassVar, Literal
 import pydantic
 from isal import isal_zlib
 
-from data_prep.places import Place
 from data_prep.records import Item, Items, Rejection, StructureRecord
 from data_prep.sources import archives
 from data_prep.sources.annotations import Tally
@@ -34,6 +33,7 @@ from data_prep.sources.coordinates.residues import Chain, chains
 from data_prep.sources.files import DAMAGE, Files, Slice, SourceError, Stream, rows
 from data_prep.sources.uniprot import accession
 from pretrain.config import Config
+from pretrain.places import Place
 from pretrain.sample import BACKBONE
 
 __all__ = ["UNSAFE", "ManifestColumns", "Structures"]

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
-from data_prep.places import Place
 from data_prep.records import (
     AnnotationRecord,
     EntryRecord,
@@ -27,6 +26,7 @@ from data_prep.sources.uniprotkb import element, flat
 from data_prep.sources.uniprotkb import xml as markup
 from data_prep.sources.uniprotkb.entry import TAXON, outer, scientific, taxon, verify
 from data_prep.sources.uniprotkb.records import ENSEMBL, ensembl, isoforms, records, texts
+from pretrain.places import Place
 from pretrain.sample import About
 
 HEADER = re.compile(r"(?:AFDB:)?AF-(?P<model>[A-Z0-9]+(?:-\d+)?)-F\d+|(?:sp|tr)\|(?P<uniprot>[^|\s]+)\|?|(?P<bare>\S+)")

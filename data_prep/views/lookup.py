@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.places import Place
 from data_prep.spill import partition
 from data_prep.views.card import CARD, CROISSANT, SUMS, card
 from pretrain.data.index import FORMAT, MANIFEST, SUFFIX, ShardIndex, members
+from pretrain.places import Place
 from pretrain.sample import CorruptSample, Modality, Sample, decode, group_name
 
 PATH = re.compile(r"[a-z]+/[a-z_]+/(\d+)\.tar")

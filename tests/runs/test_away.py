@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from data_prep.fetch import fetch
-from data_prep.places import Place
 from data_prep.remote.wanted import FetchConfig
 from data_prep.validate import validate
 from data_prep.views.lookup import find
+from pretrain.places import Place
 from tests.runs.store import Server
 from tests.unit.data_prep.archive import Archive, Fault
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.places import Place
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.views.lookup import find
+from pretrain.places import Place
 from tests.runs.hostile.files import Case
 from tests.runs.hostile.kinds import BY_NAME, KINDS, Kind
 from tests.runs.hostile.matrix import named

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from data_prep import ontology
-from data_prep.places import Place
 from data_prep.views.lookup import find
 from data_prep.views.poster import poster
 from data_prep.views.sheet import sheet
 from pretrain.data.index import Dataset
+from pretrain.places import Place
 
 ROOT = Path(__file__).resolve().parents[2]
 

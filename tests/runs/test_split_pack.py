@@ -15,9 +15,9 @@ import pytest
 from data_prep import proteins
 from data_prep.assign import Summary, assign
 from data_prep.clusters import Sequences
-from data_prep.places import Place
 from data_prep.spill import partition
 from data_prep.split import Assignment, Facts, SplitConfig, write
+from pretrain.places import Place
 
 PACK = Path(os.environ.get("FOURFOLD_PACK") or Path(__file__).resolve().parents[2].parent / "shared" / "data")
 FILES = (

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import job, places
-from data_prep.places import Place
+from data_prep import job
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.validate import validate
+from pretrain import places
 from pretrain.config import load
+from pretrain.places import Place
 
 SAMPLE = "prepare/sample.toml"
 

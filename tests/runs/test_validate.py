@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from data_prep import shards
-from data_prep.places import Place
 from data_prep.spill import partition
 from data_prep.validate import validate
 from data_prep.views.card import CARD, CROISSANT, SUMS, card, sums
 from data_prep.views.croissant import croissant
 from pretrain.data.index import MANIFEST, SUFFIX, Dataset, ShardIndex
+from pretrain.places import Place
 from pretrain.sample import Function, Sample, Term
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.places import Place
 from data_prep.sources.files import SourceError, Stream
+from pretrain.places import Place
 
 MODEL = re.compile(r"(?P<model>AF-[A-Z0-9]+(?:-\d+)?-F\d+)(?:-model)?(?:_v(?P<version>\d+))?")
 FILE = re.compile(

@@ -22,9 +22,9 @@ import pydantic
 import pytest
 
 from data_prep import ontology, spill
-from data_prep.places import Place
 from data_prep.recipe import Source
 from data_prep.records import FileSeen, Item, Rejection, SequenceRecord
+from pretrain.places import Place
 from tests.runs.hostile.files import MARKER, Case
 from tests.runs.hostile.kinds import BY_NAME, Kind
 from tests.runs.hostile.matrix import cases

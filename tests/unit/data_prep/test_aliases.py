@@ -1,8 +1,8 @@
 """Secondary accessions lead to their protein, and only where there is no doubt."""
 
 from data_prep import aliases
-from data_prep.places import Place
 from data_prep.records import AnnotationRecord, EntryRecord
+from pretrain.places import Place
 from pretrain.sample import About
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.places import Place
 from data_prep.sources.coordinates import aligned_error
 from data_prep.sources.coordinates.aligned_error import find_pae, parse_pae, read_pae
 from data_prep.sources.files import SourceError
+from pretrain.places import Place
 
 PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 REAL = "AF-P29373-F1-predicted_aligned_error_v4.json.gz"

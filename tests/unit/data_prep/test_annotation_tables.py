@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.places import Place
 from data_prep.records import AnnotationRecord, Rejection
 from data_prep.sources.evidence import CODES, ECO, GROUPS, expand, keeps, normal
 from data_prep.sources.files import Files, Slice, SourceError
 from data_prep.sources.gene_ontology import AnnotationColumns, Annotations, Gaf
+from pretrain.places import Place
 
 
 def read(source: Files, folder: Path, data: str, name: str = "file") -> list:

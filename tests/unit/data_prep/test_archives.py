@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.places import Place
 from data_prep.records import FileSeen, Rejection, StructureRecord
 from data_prep.sources import archives
 from data_prep.sources.files import Slice, SourceError
 from data_prep.sources.structures import Structures
+from pretrain.places import Place
 from tests.unit.tars import member, tar
 
 NAMES = ("ALA", "CYS", "ASP", "GLU", "PHE", "GLY", "HIS", "ILE", "LYS", "LEU")

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 
 from data_prep import encode
 from data_prep.encode import EncodeConfig
-from data_prep.places import Place
 from pretrain.batch import Batch, Features
 from pretrain.data.features import FOLDER, SUMMARY
 from pretrain.data.index import Dataset
@@ -26,6 +25,7 @@ from pretrain.data.loader import Loader
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.data.stored import Mode, Stored, choose
 from pretrain.encoders.bundle import Encoders
+from pretrain.places import Place
 from pretrain.sample import Modality
 from tests.unit.datasets import mixed, protein, write
 
@@ -177,7 +177,7 @@ def test_an_object_store_holds_the_same(original):
 SCRIPT = """
 import sys
 from data_prep import encode
-from data_prep.places import Place
+from pretrain.places import Place
 print("started", flush=True)
 encode.run(Place(sys.argv[1]), encode.EncodeConfig.model_validate_json(sys.argv[2]), workers=int(sys.argv[3]),
            note=lambda done, of: print(done, flush=True))

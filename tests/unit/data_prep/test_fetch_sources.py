@@ -276,7 +276,7 @@ def test_a_place_elsewhere_takes_files_from_a_folder_here(archive: Archive, tmp_
         fetch(config(archive, file=["x.bin"]), out, quiet=True)
     assert fetch(config(archive, file=["x.bin"]), out, parts=tmp_path, quiet=True).complete
     assert fetch(config(archive, file=["x.bin"]), out, parts=tmp_path, verify=True, quiet=True).counts == {"kept": 1}
-    from data_prep.places import Place
+    from pretrain.places import Place
 
     assert Place(out).read("x.bin") == BODY and Place(out).exists("fetched.json")
     assert not list(tmp_path.glob("*.part*"))

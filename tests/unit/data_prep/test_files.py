@@ -18,11 +18,11 @@ from uuid import uuid4
 
 import pytest
 
-from data_prep.places import Place
 from data_prep.records import FileSeen, Items, Rejection, SequenceRecord
 from data_prep.sources.files import BLOCK, Files, Slice, SourceError, Stream, find, load, resolve, rows, stopping, text
 from data_prep.sources.gene_ontology import Annotations, Gaf
 from data_prep.sources.uniprot import Fasta, Uniprot, UniprotTable
+from pretrain.places import Place
 
 TEXT = b"one\ntwo\n\nthree\n\n\nfour"
 

@@ -13,13 +13,13 @@ import gemmi
 import numpy as np
 import pytest
 
-from data_prep.places import Place
 from data_prep.records import FileSeen, Rejection, StructureRecord
 from data_prep.sources import foldcomp as module
 from data_prep.sources.coordinates import fcz
 from data_prep.sources.files import SourceError, resolve
 from data_prep.sources.foldcomp import Damaged, Foldcomp
 from data_prep.sources.structures import Structures
+from pretrain.places import Place
 
 foldcomp: Any = pytest.importorskip("foldcomp")
 SAMPLE = resolve("package:data_prep/sample") / "structures"

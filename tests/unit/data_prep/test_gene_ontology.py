@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.places import Place
 from data_prep.records import AnnotationRecord, FileSeen, Rejection
 from data_prep.sources import annotations
 from data_prep.sources.files import Files, Slice, SourceError
 from data_prep.sources.gene_ontology import Gaf, Gpad
+from pretrain.places import Place
 
 PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "go"
 needs_pack = pytest.mark.skipif(not PACK.is_dir(), reason="the pack of real data is not here")
@@ -254,7 +254,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         for n in range(4000):
             file.write("".join(gaf(f"P{n}", f"GO:{i}", ("IEA", "IDA")[i % 5 == 0]) for i in range(150)))
     code = (
-        "import resource; from data_prep.places import Place; from data_prep.sources.gene_ontology import Gaf\n"
+        "import resource; from pretrain.places import Place; from data_prep.sources.gene_ontology import Gaf\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3\n"
         f"place = Place({str(tmp_path)!r}); source = Gaf(files='big.gaf.gz', evidence=('experimental',))\n"
         "before = peak(); items = sum(1 for part in source.slices(place) for _ in source.read(place, part, place))\n"

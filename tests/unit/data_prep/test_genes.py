@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.places import Place
 from data_prep.sources.files import SourceError
 from data_prep.sources.genes import GeneMap, GeneTable, unversioned
+from pretrain.places import Place
 
 PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 HEADER = "uniprot\tensembl\tsymbol\tentrez\treviewed\n"

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.places import Place
 from data_prep.records import AnnotationRecord, FileSeen, Rejection
 from data_prep.sources.evidence import ECO
 from data_prep.sources.files import Files, Slice, SourceError
 from data_prep.sources.gene_ontology import Gaf, Gpad
+from pretrain.places import Place
 
 PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "go"
 GPI_1 = """!gpi-version: 1.2

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.places import Place
 from data_prep.sources.files import SourceError
 from data_prep.sources.hpa import Name, SampleColumns, Samples, Stained, colours, is_image, parse
+from pretrain.places import Place
 
 PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 WORDS = frozenset({"red", "green", "blue", "yellow", "gfp", "rfp"})

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from data_prep.places import Place
 from data_prep.records import FileSeen, ImageRecord, Rejection
 from data_prep.sources.files import SourceError
 from data_prep.sources.genes import GeneTable
 from data_prep.sources.images import Channel, Images, unpaired
 from data_prep.sources.shots import ImageColumns
+from pretrain.places import Place
 from pretrain.sample import KEY, MAX_KEY
 
 PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"

@@ -12,7 +12,6 @@ import pytest
 
 from data_prep import shards
 from data_prep.ontology import Ontology, OntologyTerm
-from data_prep.places import Place
 from data_prep.proteins import read
 from data_prep.shards import Manifest
 from data_prep.spill import partition
@@ -20,6 +19,7 @@ from data_prep.views import portrait, ribbon
 from data_prep.views.lookup import Found, find
 from data_prep.views.poster import landing, poster, snapshot
 from data_prep.views.sheet import coverage, sheet
+from pretrain.places import Place
 from pretrain.sample import About, CorruptSample, Function, Image, Sample, Structure, Term, Text
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,8 +12,8 @@ import pytest
 
 from data_prep import job as module
 from data_prep.job import beside, clear, opened, publish
-from data_prep.places import Place
 from data_prep.shards import Manifest
+from pretrain.places import Place
 
 TAR = "train/sequence/00000.tar"
 SHARD = {"path": TAR, "samples": 1, "bytes": 1, "sha256": "", "index_sha256": ""}
@@ -92,7 +92,7 @@ def test_a_kill_while_publishing_never_leaves_results_without_their_shards(tmp_p
 def test_a_second_job_refuses_and_a_dead_one_does_not_hold(tmp_path):
     out = Place(str(tmp_path / "d"))
     code = (
-        "import os, sys, time; from data_prep.job import opened; from data_prep.places import Place\n"
+        "import os, sys, time; from data_prep.job import opened; from pretrain.places import Place\n"
         f"with opened(Place({str(tmp_path / 'd')!r}), 'a', False): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.ontology import KEPT, Obsolete, Ontology, OntologyTerm, Resolved, parse, read
-from data_prep.places import Place
 from data_prep.sources.files import SourceError
+from pretrain.places import Place
 from pretrain.sample import Term
 
 PACK = Path(__file__).resolve().parents[4] / "shared" / "data"

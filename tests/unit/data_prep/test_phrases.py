@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from data_prep.ontology import Ontology, OntologyTerm, parse
-from data_prep.places import Place
 from data_prep.words import phrases
 from data_prep.words.comments import locations, statements
 from data_prep.words.draws import Draw
+from pretrain.places import Place
 
 PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "go"
 

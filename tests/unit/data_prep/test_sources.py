@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from Bio.SeqUtils.CheckSum import crc64
 
-from data_prep.places import Place
 from data_prep.records import (
     AnnotationRecord,
     EntryRecord,
@@ -20,6 +19,7 @@ from data_prep.records import (
 from data_prep.sources.files import Files, Slice, SourceError, Stream
 from data_prep.sources.texts import Texts
 from data_prep.sources.uniprot import MAX_HEADER, Fasta, UniprotTable, accession
+from pretrain.places import Place
 from pretrain.sample import About
 
 PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "uniprot"

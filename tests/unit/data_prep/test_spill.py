@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from data_prep import spill
-from data_prep.places import Place
 from data_prep.records import (
     AnnotationRecord,
     EntryRecord,
@@ -16,6 +15,7 @@ from data_prep.records import (
     StructureRecord,
     TextRecord,
 )
+from pretrain.places import Place
 from pretrain.sample import About, Image, Text
 
 RECORDS = (

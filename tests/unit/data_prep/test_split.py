@@ -15,9 +15,9 @@ from scipy.sparse.csgraph import connected_components
 from data_prep import components, proteins
 from data_prep.assign import Summary, assign
 from data_prep.clusters import Sequences
-from data_prep.places import Place
 from data_prep.spill import partition
 from data_prep.split import SPLITS, Assignment, Facts, SplitConfig, check, needs_all, parent, read, split, write
+from pretrain.places import Place
 
 SAMPLE = Path(__file__).resolve().parents[3] / "data_prep" / "sample"
 needs_mmseqs = pytest.mark.skipif(not shutil.which("mmseqs"), reason="mmseqs (package mmseqs2) is not in PATH")

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.places import Place
 from data_prep.records import Rejection, StructureRecord
 from data_prep.sources.coordinates.states import states
 from data_prep.sources.files import Slice
 from data_prep.sources.structures import Structures
+from pretrain.places import Place
 
 PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 needs_pack = pytest.mark.skipif(not PACK.is_dir(), reason="the pack of real data is not beside the checkout")

@@ -10,11 +10,11 @@ import msgpack
 import numpy as np
 import pytest
 
-from data_prep.places import Place
 from data_prep.records import FileSeen, Rejection, StructureRecord
 from data_prep.sources.coordinates import bcif
 from data_prep.sources.files import Slice, SourceError
 from data_prep.sources.structures import Structures, opened
+from pretrain.places import Place
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = ROOT / "data_prep" / "sample" / "structures"

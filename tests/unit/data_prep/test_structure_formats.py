@@ -8,13 +8,13 @@ import gemmi
 import numpy as np
 import pytest
 
-from data_prep.places import Place
 from data_prep.records import StructureRecord
 from data_prep.sources.coordinates import mmcif
 from data_prep.sources.coordinates.atoms import NONE, READ
 from data_prep.sources.coordinates.residues import chains
 from data_prep.sources.files import Stream
 from data_prep.sources.structures import Structures, opened
+from pretrain.places import Place
 
 ROOT = Path(__file__).resolve().parents[3]
 PACK = ROOT.parent / "shared" / "data"

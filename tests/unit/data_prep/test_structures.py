@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.places import Place
 from data_prep.records import FileSeen, Rejection, StructureRecord
 from data_prep.sources.files import Slice, SourceError, resolve
 from data_prep.sources.structures import ManifestColumns, Structures
+from pretrain.places import Place
 
 SAMPLE = resolve("package:data_prep/sample") / "structures"
 NAMES = ("ALA", "CYS", "ASP", "GLU", "PHE", "GLY", "HIS", "ILE", "LYS", "LEU")

@@ -12,7 +12,6 @@ from Bio import SwissProt
 from Bio.SeqFeature import Position
 from Bio.SeqUtils.CheckSum import crc64 as slow_crc64
 
-from data_prep.places import Place
 from data_prep.records import (
     AnnotationRecord,
     EntryRecord,
@@ -26,6 +25,7 @@ from data_prep.sources.files import Files, Slice, SourceError, Stream
 from data_prep.sources.uniprot import Uniprot
 from data_prep.sources.uniprotkb import flat
 from data_prep.sources.uniprotkb.entry import Entry, Feature, crc64
+from pretrain.places import Place
 from pretrain.sample import About
 from tests.unit.data_prep.entries import BROKEN, ENTRY, OTHER, SEQUENCE
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.places import Place
 from data_prep.records import EntryRecord, Rejection, SequenceRecord
 from data_prep.sources.files import Stream
 from data_prep.sources.uniprotkb import flat
 from data_prep.sources.uniprotkb.entry import Entry, Feature, outer, scientific
 from data_prep.sources.uniprotkb.records import about, clean, isoforms, location, reaction, splice
+from pretrain.places import Place
 from pretrain.sample import About
 
 PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "uniprot"

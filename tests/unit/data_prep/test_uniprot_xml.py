@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.places import Place
 from data_prep.records import AnnotationRecord, EntryRecord, FileSeen, Item, Record, Rejection, SequenceRecord
 from data_prep.sources.files import BLOCK, Slice, SourceError, Stream
 from data_prep.sources.uniprot import Uniprot
 from data_prep.sources.uniprotkb import element, flat, xml
 from data_prep.sources.uniprotkb.entry import Entry, crc64
 from data_prep.sources.uniprotkb.records import isoforms, records
+from pretrain.places import Place
 from pretrain.sample import About
 
 PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "uniprot"

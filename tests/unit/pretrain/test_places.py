@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import pytest
 
-from data_prep.places import Place, Stat
 from data_prep.recipe import listing
 from data_prep.words.language_model import LanguageModelConfig
+from pretrain.places import Place, Stat
 
 
 def test_a_relative_path_means_the_same_in_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
