@@ -6,12 +6,14 @@ the one a single process would have on the joined step, whatever is missing on w
 """
 
 import contextlib
+import gc
 import logging
+import math
 import os
 import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -22,9 +24,8 @@ from torch import Tensor, nn
 from pretrain import distributed
 from pretrain.batch import Batch, Features, Losses
 from pretrain.config import Config
+from pretrain.fragments import STATES, Fragment, owned
 from pretrain.objectives.contrastive import collect
-
-STATES = ("weight", "exp_avg", "exp_avg_sq")  # what a fragment holds: fp32 master weight and AdamW's moments
 
 
 class OptimizerConfig(Config):
@@ -61,19 +62,11 @@ class EngineConfig(Config):
 
 
 @dataclass(frozen=True)
-class Fragment:
-    """A run of one flattened parameter that this rank's optimizer owns: elements [start, start + length)."""
-
-    name: str
-    start: int
-    length: int
-
-
-@dataclass(frozen=True)
 class StepResult:
     """losses: each term's mean over the whole step, of those that counted anything (a mean over nothing is no 0).
 
-    total: their weighted sum. counts: the denominators.
+    total: their weighted sum. counts: the denominators. applied: whether the weights were changed; a step whose loss or
+    gradient is not finite, or whose loss was not admitted, leaves them, and the moments, as they were.
     """
 
     losses: dict[str, float]
@@ -81,6 +74,7 @@ class StepResult:
     counts: dict[str, int]
     gradient_norm: float
     learning_rate: float
+    applied: bool = True
 
 
 def start(config: EngineConfig) -> torch.device:
@@ -109,7 +103,7 @@ class Engine:
         self.parameters: dict[str, Any] = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
         self.model = model
-        adamw = torch.optim.AdamW(
+        self._adamw = adamw = _AdamW(
             _groups(self.parameters, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps
         )
         self.deepspeed, *_ = _deepspeed().initialize(
@@ -119,8 +113,17 @@ class Engine:
             dist_init_required=False,
         )
 
-    def step(self, batches: Sequence[Batch], encode: Callable[[Batch], Features], rate: float) -> StepResult:
-        """One optimizer step over this rank's micro-batches, exactly `accumulate` of them, some possibly empty."""
+    def step(
+        self,
+        batches: Sequence[Batch],
+        encode: Callable[[Batch], Features],
+        rate: float,
+        admit: Callable[[float], bool] = math.isfinite,
+    ) -> StepResult:
+        """One optimizer step over this rank's micro-batches, exactly `accumulate` of them, some possibly empty.
+
+        admit: decides from the step's total loss, which every rank knows, whether its gradient is applied.
+        """
         assert len(batches) == self.config.accumulate, (
             f"{len(batches)} micro-batches, expected {self.config.accumulate}"
         )
@@ -129,19 +132,35 @@ class Engine:
         foreseen = [self.deepspeed.module.counts(batch) for batch in batches]
         names, counts = self._denominators(foreseen)
         sums = torch.zeros(len(names), dtype=torch.float64)
-        weights, norm = dict.fromkeys(names, 0.0), None
+        weights, result = dict.fromkeys(names, 0.0), None
         for (batch, features, negatives), own in zip(self._prepared(batches, encode), foreseen, strict=True):
             losses = self._forward(features, batch, negatives=negatives)
             _check_counts(losses, own)
             self.deepspeed.backward(self._normalised(losses, counts))
             sums += torch.tensor([float(losses[name].sum.detach()) for name in names], dtype=torch.float64)
             weights = {name: losses[name].weight for name in names}
-            norm = self._gradient_norm()
+            if self.deepspeed.is_gradient_accumulation_boundary():
+                means = self._means(names, sums, counts)
+                total = sum(weights[name] * mean for name, mean in means.items())
+                result = StepResult(means, total, counts, self._gradient_norm(), rate, admit(total))
+                self._adamw.applies = result.applied and not math.isinf(result.gradient_norm)
             self.deepspeed.step()
+        assert result is not None
+        norm = result.gradient_norm if self.config.stage == 0 else self._norm_after()
+        return replace(result, gradient_norm=norm, applied=result.applied and math.isfinite(norm))
+
+    def _means(self, names: list[str], sums: Tensor, counts: dict[str, int]) -> dict[str, float]:
+        """Each term's mean over the whole step, from this rank's sums."""
         values = distributed.add(sums.to(self.device)).tolist()
-        means = {name: value / counts[name] for name, value in zip(names, values, strict=True) if counts[name]}
-        total = sum(weights[name] * mean for name, mean in means.items())
-        return StepResult(means, total, counts, norm if norm is not None else self._norm_after(), rate)
+        return {name: value / counts[name] for name, value in zip(names, values, strict=True) if counts[name]}
+
+    def close(self) -> None:
+        """Let go of all that DeepSpeed holds, so that another engine can take its place."""
+        self.deepspeed.destroy()
+        del self.deepspeed, self._adamw, self.model, self.parameters
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.no_grad()
     def evaluate(self, batch: Batch, features: Features, task: str) -> Any:
@@ -183,24 +202,30 @@ class Engine:
         ]
         return torch.stack(terms).sum()
 
-    def _gradient_norm(self) -> float | None:
-        """Stage 0 in fp32 is a plain AdamW behind DeepSpeed, which reports no norm there: take it before the step."""
-        if self.config.stage > 0 or not self.deepspeed.is_gradient_accumulation_boundary():
-            return None
+    def _gradient_norm(self) -> float:
+        """Stage 0 in fp32 is a plain AdamW behind DeepSpeed, which reports no norm there: take it before the step. At
+        the other stages DeepSpeed takes it in its own step, and applies nothing where it is not finite; 0 until then.
+        """
+        if self.config.stage > 0:
+            return 0.0
         squares = [p.grad.float().pow(2).sum() for p in self.parameters.values() if p.grad is not None]
-        return float(torch.stack(squares).sum().sqrt())
+        norm = float(torch.stack(squares).sum().sqrt())
+        return norm if math.isfinite(norm) else math.inf
 
     def _norm_after(self) -> float:
         norm = self.deepspeed.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
 
-    def read_all(self) -> Iterator[tuple[Fragment, dict[str, Tensor]]]:
-        """Every fragment that this rank owns, with its flat fp32 values on the CPU by `STATES`, one at a time.
+    def read_all(self) -> Iterator[tuple[Fragment, dict[str, Tensor | None]]]:
+        """Every fragment that this rank owns, with views of its flat fp32 values by `STATES`, wherever they lie.
 
-        A checkpoint of the rank must hold them; over all ranks every element occurs once. Moments are 0 before step 1.
+        A checkpoint of the rank must hold them; over all ranks every element occurs once. Moments are None before the
+        first step, and mean 0.
         """
-        for fragment, flat, place in self._owned():
-            yield fragment, self._read(flat, place, fragment.length)
+        for fragment, flat, place in self._owned(whole=False):
+            state, cut = self._optimizer().state.get(flat, {}), slice(place, place + fragment.length)
+            values = {"weight": flat.data, **{name: state.get(name) for name in STATES[1:]}}
+            yield fragment, {name: None if value is None else value.view(-1)[cut] for name, value in values.items()}
 
     def write_all(self, source: Callable[[Fragment, str], Tensor], steps: int) -> None:
         """Set every owned fragment from `source(fragment, state)` (flat fp32) and AdamW's step count to `steps`.
@@ -225,47 +250,17 @@ class Engine:
     def _optimizer(self) -> torch.optim.Optimizer:
         return self.deepspeed.optimizer if self.config.stage == 0 else self.deepspeed.optimizer.optimizer
 
-    def _read(self, flat: Tensor, place: int, length: int) -> dict[str, Tensor]:
-        state = self._optimizer().state.get(flat, {})
-        values = {"weight": flat.data, **{name: state.get(name) for name in STATES[1:]}}
-        cut = slice(place, place + length)
-        return {
-            name: torch.zeros(length) if value is None else value.view(-1)[cut].float().cpu().clone()
-            for name, value in values.items()
-        }
+    def _owned(self, whole: bool) -> Iterable[tuple[Fragment, Tensor, int]]:
+        return owned(self.parameters, self.config.stage, self.deepspeed.optimizer, whole)
 
-    def _owned(self, whole: bool = False) -> Iterable[tuple[Fragment, Tensor, int]]:
-        """(fragment, the flat fp32 tensor that AdamW steps, the fragment's place in it), in a fixed order."""
-        if self.config.stage == 0:
-            return self._owned_replicated(whole)
-        return self._owned_weights() if self.config.stage == 3 else self._owned_partition()
 
-    def _owned_replicated(self, whole: bool) -> Iterator[tuple[Fragment, Tensor, int]]:
-        rank, world = (0, 1) if whole else (distributed.rank(), distributed.world())
-        for name, parameter in self.parameters.items():
-            start, end = (parameter.numel() * r // world for r in (rank, rank + 1))
-            if end > start:
-                yield Fragment(name, start, end - start), parameter, start
+class _AdamW(torch.optim.AdamW):
+    """AdamW that can let a step pass. DeepSpeed does all around it as always: gradients are reduced, clipped, freed."""
 
-    def _owned_partition(self) -> Iterator[tuple[Fragment, Tensor, int]]:
-        """Stages 1 and 2: `_hp_mapping` says which run of the rank's flat partition a parameter's run lies in."""
-        partitions = self.deepspeed.optimizer.single_partition_of_fp32_groups
-        for name, parameter in self.parameters.items():
-            mapping = parameter._hp_mapping
-            if mapping is not None:
-                address = mapping.lp_fragment_address
-                flat = partitions[mapping.param_group_index]
-                yield Fragment(name, address.start, address.numel), flat, mapping.hp_fragment_address.start
+    applies = True
 
-    def _owned_weights(self) -> Iterator[tuple[Fragment, Tensor, int]]:
-        """Stage 3: each parameter is cut evenly over the ranks, the last cut padded; padding is nobody's."""
-        optimizer = self.deepspeed.optimizer
-        for name, parameter in self.parameters.items():
-            group, place, cut = optimizer.grad_position[optimizer.get_param_id(parameter)]
-            start = min(cut * distributed.rank(), parameter.ds_numel)
-            length = min(cut, parameter.ds_numel - start)
-            if length:
-                yield Fragment(name, start, length), optimizer.fp32_partitioned_groups_flat[group], place
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure) if self.applies else None
 
 
 def deepspeed_config(config: EngineConfig, optimizer: OptimizerConfig) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def newest(run: Path) -> Checkpoint:
     """The run's newest checkpoint whose hashes hold. Raises ValueError where there is none."""
     if not run.is_dir():
         raise ValueError(f"no run at {run}: there is no such folder; `fourfold train` makes one")
-    found = checkpoint.latest(run / "checkpoints")
+    found = checkpoint.latest(checkpoint.folder_of_run(run))
     if found is None:
         raise ValueError(f"{run} has no checkpoint that is committed and whole; train it further, or see its log")
     return found

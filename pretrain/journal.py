@@ -7,6 +7,7 @@ holds.
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +25,7 @@ class Journal:
 
     def __init__(self, folder: Path, tensorboard: bool, done: int = 0) -> None:
         self.writes = distributed.rank() == 0
+        self._lock = threading.Lock()
         if self.writes:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "log.jsonl"
@@ -46,11 +48,17 @@ class Journal:
         if not self.writes:
             return
         entry = {"event": event, "step": step, "time": round(time.time(), 3), **facts}
-        self._file.write(json.dumps(entry, allow_nan=True) + "\n")
-        self._file.flush()
+        with self._lock:  # alarms come from a thread
+            self._file.write(json.dumps(entry, allow_nan=True) + "\n")
+            self._file.flush()
         if self._board and event in CURVES:
             for name, value in _numbers(facts):
                 self._board.add_scalar(f"{event}/{name}", value, step)
+
+    def alarm(self, text: str, facts: dict[str, Any]) -> None:
+        """Something about a rank that cannot speak for itself, from a thread of whichever rank noticed."""
+        self.record("alarm", facts.get("step", 0), text=text, **{k: v for k, v in facts.items() if k != "step"})
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """A line for people, on standard error."""

@@ -14,8 +14,10 @@ from pretrain.data.index import Dataset
 from pretrain.data.loader import DataConfig
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.engine import EngineConfig, OptimizerConfig
+from pretrain.guard import GuardConfig
 from pretrain.models import ModelConfig
 from pretrain.sample import Modality
+from pretrain.watch import WatchConfig
 
 
 class ValidationConfig(Config):
@@ -47,6 +49,8 @@ class RunConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    guard: GuardConfig = GuardConfig()
+    watch: WatchConfig = WatchConfig()
     validation: ValidationConfig = ValidationConfig()
     log: LogConfig = LogConfig()
 
@@ -57,8 +61,9 @@ class RunConfig(Config):
         return self.encoders.model_copy(update=unused)
 
     @property
-    def checkpoints(self) -> Path:
-        return self.out / "checkpoints"
+    def checkpoints(self) -> Path | str:
+        """The folder or URL where checkpoints lie."""
+        return self.checkpoint.folder or self.out / "checkpoints"
 
 
 def identity_of(run: RunConfig, dataset: Dataset, encoders: Encoders) -> dict[str, Any]:

@@ -8,169 +8,180 @@ import argparse
 import hashlib
 import json
 import logging
-import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from pretrain import checkpoint, config, distributed, models
+from pretrain import checkpoint, config, distributed
 from pretrain.batch import Batch, Losses
-from pretrain.data.index import Dataset
-from pretrain.data.loader import Loader, Step
-from pretrain.data.plan import Plan, PlanConfig, Position
-from pretrain.data.stored import Stored, choose
+from pretrain.checkpoint import Saved, Writer, folder_of
+from pretrain.data.loader import Step
+from pretrain.data.plan import Position
 from pretrain.encoders.bundle import Encoders
 from pretrain.engine import Engine, StepResult, start
-from pretrain.evaluation.evaluate import Embedded, Validation, validate
+from pretrain.evaluation.evaluate import Best, Embedded, validate
+from pretrain.guard import Guard, Verdict
 from pretrain.journal import Journal
-from pretrain.run import RunConfig, check_identity, identity_of
+from pretrain.run import RunConfig
 from pretrain.sample import Modality
+from pretrain.setup import Parts, begin, check_alike, newest, prepare
+from pretrain.watch import Watch
 
 log = logging.getLogger(__name__)
 
 
 def train(run: RunConfig) -> None:
-    """Train to `run.steps`, from the newest checkpoint of `run.out` if there is one. Collective."""
+    """Train to `run.steps`, from the newest checkpoint of the run if there is one. Collective."""
     device = start(run.engine)
-    found = _newest(run)
-    parts = distributed.together(lambda: _prepare(run, found))
-    _check_alike(parts.stored)
-    engine, position = _begin(run, parts, found, device)
+    folder = folder_of(run.checkpoints, run.out / "fetched")
+    found = newest(folder)
+    parts = distributed.together(lambda: prepare(run, found))
+    check_alike(parts.stored)
     encoders = parts.encoders.to(device)
     if device.type == "cuda" and run.engine.precision == "bf16":
         encoders = encoders.to(torch.bfloat16)  # frozen, and nothing accumulates in them
-    with distributed.together(lambda: _open_journal(run, position.step)) as journal, _stop_signal() as stop:
+    guard = Guard.restored(run.guard, found.state.get("guard") if found else None)
+    with (
+        distributed.together(lambda: _open_journal(run, found)) as journal,
+        _stop_signal() as stop,
+        Watch(run.watch, journal.alarm) as watch,
+        closing(Writer(folder, run.checkpoint, 60 * run.engine.timeout_minutes)) as writer,
+    ):
         _announce(run, parts, found, journal)
-        began = time.perf_counter()
-        for step in parts.loader.steps(position) if position.step < run.steps else ():
-            rate = run.optimizer.rate(position.step, run.steps)
-            torch.manual_seed(_seed(run.seed, position.step))
-            result = engine.step([batch.to(device) for batch in step.batches], encoders, rate)
+        while True:
+            engine, position = begin(run, parts, found, device)
+            best = Best.restored(found.state.get("best") if found else None)
+            sitting = _Sitting(run, parts, engine, encoders, guard, journal, writer, watch, stop, best)
+            if _sit(sitting, position):
+                break
+            writer.settle()
+            engine.close()
+            found = newest(folder)
+            guard = _back(guard, found, journal)
+
+
+@dataclass
+class _Sitting:
+    """All that takes part in a run from where it goes on to its end, a stop, or a return to a checkpoint."""
+
+    run: RunConfig
+    parts: Parts
+    engine: Engine
+    encoders: Encoders
+    guard: Guard
+    journal: Journal
+    writer: Writer
+    watch: Watch
+    stop: "_Stop"
+    best: Best
+
+
+def _sit(s: _Sitting, position: Position) -> bool:
+    """Steps from `position` on. True at the end or a stop; False where it must go back to its newest checkpoint."""
+    run, journal = s.run, s.journal
+    steps: Any = s.parts.loader.steps(position)  # a generator, whose workers end when it is closed
+    with closing(steps):
+        while position.step < run.steps:
+            began = time.perf_counter()
+            s.watch.phase("data", position.step + 1)
+            step = next(steps)
             position, last = step.position, step.position.step >= run.steps
-            stopping, tokens, skipped = _exchange(stop.requested, step)
-            _log_step(run, step, result, tokens, time.perf_counter() - began, parts.loader.plan, journal)
-            if skipped:
-                journal.record("skipped", position.step, split="train", samples=skipped)
-            _check_finite(result, position.step)
-            if last or position.step % run.validation.every == 0:
-                _validate(run, parts.held_out, engine, encoders, position.step, journal)
-            if last or stopping or position.step % run.checkpoint.every == 0:
-                _save(run, engine, position, parts, journal)
+            verdict = _step(s, step, began)
+            stopping, failed = _exchange(s, step)
+            if failed:
+                s.writer.settle()
+            if verdict == "rewind":
+                return False
+            improved = (last or position.step % run.validation.every == 0) and _validate(s, position.step)
+            due = last or stopping or position.step % run.checkpoint.every == 0
+            if (due or (improved and run.checkpoint.keep_best)) and (last or not s.guard.bad):
+                _save(s, position)
             if last or stopping:
+                s.watch.phase("save", position.step)
+                s.writer.settle(final=True)
+                _tell_checkpoints(s)
                 journal.record("end" if last else "stopped", position.step)
                 break
-            began = time.perf_counter()
+    return True
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What a run is made of before there is a model. Encoders are on the CPU yet, in float32; those whose features are
-    stored were needed for their identity only, and are gone."""
+def _step(s: _Sitting, step: Step, began: float) -> Verdict:
+    """Take one step, unless it is one that is left out; log it."""
+    run, number = s.run, step.position.step
+    if number in s.guard.excluded:
+        s.journal.record("excluded", number)
+        return "good"
+    s.watch.phase("step", number)
+    torch.manual_seed(_seed(run.seed, number - 1))
+    batches = [batch.to(s.engine.device) for batch in step.batches]
+    result = s.engine.step(batches, s.encoders, run.optimizer.rate(number - 1, run.steps), s.guard.admits)
+    verdict = s.guard.note(number, result)
+    _log_step(s, step, result, time.perf_counter() - began)
+    if verdict != "good":
+        facts = {"loss": result.total, "gradient_norm": result.gradient_norm, "limit": s.guard.limit()}
+        s.journal.record("bad", number, **facts)
+        s.journal.say(
+            f"step {number} was not applied: loss {result.total:g} (limit {facts['limit']:g}), gradient's norm "
+            f"{result.gradient_norm:g}"
+        )
+    return verdict
 
-    encoders: Encoders
-    loader: Loader
-    held_out: Loader
-    identity: dict[str, Any]
-    stored: Stored
+
+def _back(guard: Guard, found: checkpoint.Checkpoint | None, journal: Journal) -> Guard:
+    """The guard with which the run goes back to `found`, or to its beginning. Raises Everywhere after too many."""
+    where = f"step {found.step}" if found else "the beginning"
+    if guard.exhausted():
+        raise distributed.Everywhere(
+            f"training has diverged: steps {guard.bad} had losses or gradients that are not finite, or losses above "
+            f"{guard.limit():g}, and {guard.rewinds} returns to {where} did not help. Nothing of it was saved: lower "
+            "optimizer.lr, warm up longer or clip harder (guard.spike=0 admits any finite loss), and start again; the "
+            "run goes on from its newest checkpoint"
+        )
+    journal.record("rewind", found.step if found else 0, excluded=guard.bad)
+    journal.say(f"steps {guard.bad} went wrong: going back to {where}, without them")
+    return guard.back(found.state.get("guard") if found else None)
 
 
-def _prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None) -> _Parts:
-    """Everything that can be wrong with a configuration or its files is found here, before the first step."""
-    dataset = Dataset.open(run.data.path)
-    encoders = Encoders.build(run.frozen)
-    spec, identity = encoders.spec(), identity_of(run, dataset, encoders)
-    names = {
-        modality: (identity["encoders"][modality]["features"], width) for modality, width in encoders.widths().items()
+def _save(s: _Sitting, position: Position) -> None:
+    """Begin a checkpoint; it is written while training goes on."""
+    s.watch.phase("save", position.step)
+    what = {
+        "position": position.to_json(),
+        "identity": s.parts.identity,
+        "config": config.dump(s.run),
+        "stored": [modality.value for modality in s.parts.stored.widths],
+        "guard": s.guard.state(position.step),
+        "best": asdict(s.best),
     }
-    before = [Modality(name) for name in found.state.get("stored", ())] if found else None
-    stored = choose(dataset, names, ("train", run.validation.split), run.data.features, before)
-    encoders.release(stored.widths)
-    place = distributed.rank(), distributed.world()
-
-    def loader(split: str, how: PlanConfig, accumulate: int) -> Loader:
-        plan = Plan(dataset, split, how, run.seed, spec)
-        limit = run.data.max_damaged_in_row
-        return Loader(dataset, plan, spec, *place, accumulate, run.data.workers, limit, stored)
-
-    training = loader("train", run.data.plan, run.engine.accumulate)
-    try:
-        held_out = loader(run.validation.split, PlanConfig(samples=run.validation.batch), 1)
-    except ValueError as error:
-        raise ValueError(f"validation (its `split` and `batch`): {error}") from error
-    return _Parts(encoders, training, held_out, identity, stored)
+    s.writer.save(s.engine, position.step, what, s.best.step)
+    s.guard.saved()
 
 
-def _check_alike(stored: Stored) -> None:
-    """Ranks see the data set through file systems of their own. All must read the same features, or a step would depend
-    on how it is cut. Collective."""
-    everyone = distributed.gather_objects({modality.value: note for modality, note in stored.notes.items()})
-    read = distributed.gather_objects([modality.value for modality in stored.widths])
-    if differ := [rank for rank, each in enumerate(read) if each != read[0]]:
-        raise distributed.Everywhere(
-            f"ranks 0 and {differ[0]} do not see the same stored features: {everyone[0]} and {everyone[differ[0]]}; "
-            "give every host the whole data set, or set data.features=live"
-        )
+def _tell_checkpoints(s: _Sitting) -> None:
+    """What became of checkpoints, in the log."""
+    for each in s.writer.news():
+        if isinstance(each, Saved):
+            s.journal.record("checkpoint", each.step, path=each.path, seconds=each.seconds, blocked=each.blocked)
+        else:
+            s.journal.record("unsaved", each.step, error=each.error)
+            s.journal.say(f"warning: {each.error}; training goes on")
 
 
-def _begin(
-    run: RunConfig, parts: _Parts, found: checkpoint.Checkpoint | None, device: torch.device
-) -> tuple[Engine, Position]:
-    """The engine and the position: a fresh start, or exactly where the checkpoint left them."""
-
-    def build() -> models.Model:
-        torch.manual_seed(run.seed)
-        model = models.build(run.model, parts.encoders.widths())
-        if found:
-            check_identity(found, parts.identity)
-            found.load_model(model)
-        return model
-
-    engine = Engine(distributed.together(build), run.engine, run.optimizer, device)
-    if found:
-        found.load_engine(engine)
-    return engine, Position.from_json(found.state["position"]) if found else Position()
-
-
-def _newest(run: RunConfig) -> checkpoint.Checkpoint | None:
-    """Rank 0 verifies hashes, the others open what it found."""
-    found = distributed.together(lambda: checkpoint.latest(run.checkpoints) if distributed.rank() == 0 else None)
-    name = distributed.gather_objects(found.path.name if found else None)[0]
-    return distributed.together(lambda: checkpoint.Checkpoint.read(run.checkpoints / str(name))) if name else None
-
-
-def _save(run: RunConfig, engine: Engine, position: Position, parts: _Parts, journal: Journal) -> None:
-    started = time.perf_counter()
-    stored = [modality.value for modality in parts.stored.widths]
-    what = {"position": position.to_json(), "identity": parts.identity, "config": config.dump(run), "stored": stored}
-    path = checkpoint.save(run.checkpoints, engine, position.step, what, run.checkpoint)
-    journal.record("checkpoint", position.step, path=path.name, seconds=round(time.perf_counter() - started, 3))
-
-
-def _check_finite(result: StepResult, step: int) -> None:
-    """The result is of all ranks, so all raise. What is not finite has already reached the weights: none is saved."""
-    if not (math.isfinite(result.total) and math.isfinite(result.gradient_norm)):
-        raise distributed.Everywhere(
-            f"training has diverged: at step {step} the loss is {result.total:g}, the gradient's norm "
-            f"{result.gradient_norm:g}. It was not saved: lower optimizer.lr, warm up longer or clip harder, and start "
-            "again; the run goes on from its newest checkpoint"
-        )
-
-
-def _validate(
-    run: RunConfig, loader: Loader, engine: Engine, encoders: Encoders, step: int, journal: Journal
-) -> Validation:
-    """Held-out losses and retrieval, with the same masks at every validation."""
+def _validate(s: _Sitting, step: int) -> bool:
+    """Held-out losses and retrieval, with the same masks at every validation. True where the loss is the lowest yet."""
+    run, engine, journal = s.run, s.engine, s.journal
+    s.watch.phase("validate", step)
 
     def forward(batch: Batch) -> tuple[Losses, Embedded]:
         batch = batch.to(engine.device)
-        features = encoders(batch)
+        features = s.encoders(batch)
         losses = engine.evaluate(batch, features, "losses")
         found = engine.evaluate(batch, features, "embeddings")
         return losses, {m: (values, found.present[m]) for m, values in found.values.items()}
@@ -178,7 +189,7 @@ def _validate(
     skipped: list[str] = []
 
     def batches() -> Iterator[Batch]:
-        for held in loader.once(run.validation.samples):
+        for held in s.parts.held_out.once(run.validation.samples):
             skipped.extend(held.skipped)
             yield from held.batches
 
@@ -188,16 +199,20 @@ def _validate(
         journal.record("skipped", step, split=run.validation.split, samples=names)
     shown = " · ".join(f"{pair} R@{r.k} {r.recall:.2f} (chance {r.chance:.2f})" for pair, r in result.retrieval.items())
     journal.say(f"step {step}: validation loss {result.loss:.4f}; {shown}")
-    return result
+    return s.best.improve(step, result.loss)
 
 
-def _exchange(stop: bool, step: Step) -> tuple[bool, int, list[str]]:
-    """Over all ranks: whether any was asked to stop (all must take the same last step); the tokens that fusion saw;
-    the samples that were skipped."""
-    tokens = sum(int(lengths.sum()) for batch in step.batches for lengths in batch.lengths.values())
-    local = torch.tensor([stop, tokens, len(step.skipped)], dtype=torch.int64, device=distributed.device())
-    stops, tokens, skipped = distributed.add(local).tolist()
-    return stops > 0, tokens, _named(step.skipped) if skipped else []
+def _exchange(s: _Sitting, step: Step) -> tuple[bool, bool]:
+    """Over all ranks: whether any was asked to stop (all must take the same last step), and whether a checkpoint has
+    failed on any. Logs the samples that were skipped."""
+    s.watch.phase("exchange", step.position.step)
+    local = [s.stop.requested, s.writer.failed(), len(step.skipped)]
+    flags = torch.tensor(local, dtype=torch.int64, device=distributed.device())
+    stops, failed, skipped = distributed.add(flags).tolist()
+    if skipped:
+        s.journal.record("skipped", step.position.step, split="train", samples=_named(step.skipped))
+    _tell_checkpoints(s)
+    return stops > 0, failed > 0
 
 
 def _named(skipped: Sequence[str]) -> list[str]:
@@ -206,12 +221,12 @@ def _named(skipped: Sequence[str]) -> list[str]:
     return [name for part in everyone for name in part]
 
 
-def _log_step(
-    run: RunConfig, step: Step, result: StepResult, tokens: int, seconds: float, plan: Plan, journal: Journal
-) -> None:
+def _log_step(s: _Sitting, step: Step, result: StepResult, seconds: float) -> None:
     """One record per logged step. seconds: of this step, its data included, validation and checkpoints not."""
-    number = step.position.step
+    run, number, plan = s.run, step.position.step, s.parts.loader.plan
     if number % run.log.every == 0 or number in (1, run.steps):
+        own = sum(int(lengths.sum()) for batch in step.batches for lengths in batch.lengths.values())
+        tokens = int(distributed.add(torch.tensor([own], device=distributed.device())))
         facts = {
             "loss": result.total,
             "losses": result.losses,
@@ -224,22 +239,22 @@ def _log_step(
             "waited": round(step.waited, 4),
             "epoch": round(plan.epoch(step.position), 4),
         }
-        journal.record("step", number, **facts)
-        journal.say(
+        s.journal.record("step", number, **facts)
+        s.journal.say(
             f"step {number}/{run.steps}  loss {result.total:.4f}  "
             + "  ".join(f"{name.rpartition('/')[2]} {value:.4f}" for name, value in result.losses.items())
             + f"  {tokens / seconds:,.0f} tokens/s"
         )
 
 
-def _open_journal(run: RunConfig, done: int) -> Journal:
-    journal = Journal(run.out, run.log.tensorboard, done)
+def _open_journal(run: RunConfig, found: checkpoint.Checkpoint | None) -> Journal:
+    journal = Journal(run.out, run.log.tensorboard, found.step if found else 0)
     if journal.writes:
         (run.out / "config.json").write_text(json.dumps(config.dump(run), indent=1) + "\n")
     return journal
 
 
-def _announce(run: RunConfig, parts: _Parts, found: checkpoint.Checkpoint | None, journal: Journal) -> None:
+def _announce(run: RunConfig, parts: Parts, found: checkpoint.Checkpoint | None, journal: Journal) -> None:
     world, plan, identity = distributed.world(), parts.loader.plan, parts.identity
     journal.say(
         f"{sum(plan.sizes.values()):,} proteins in {len(plan.sizes)} groups, {world} rank(s), ZeRO {run.engine.stage}"

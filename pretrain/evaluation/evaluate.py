@@ -1,9 +1,11 @@
 """Validation during training: loss by modality and retrieval between modalities, over all ranks' held-out proteins."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from itertools import combinations, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +38,26 @@ class Validation:
     def record(self) -> dict[str, object]:
         """Plain JSON, as the log holds it."""
         return asdict(self)
+
+
+@dataclass
+class Best:
+    """The lowest validation loss so far, and the step that had it; none yet at step None."""
+
+    step: int | None = None
+    loss: float = math.inf
+
+    def improve(self, step: int, loss: float) -> bool:
+        """Take note of a validation; whether it is the best so far."""
+        if not loss < self.loss:
+            return False
+        self.step, self.loss = step, loss
+        return True
+
+    @staticmethod
+    def restored(state: Mapping[str, Any] | None) -> "Best":
+        """From a checkpoint's state."""
+        return Best(state["step"], float(state["loss"])) if state and state["step"] is not None else Best()
 
 
 @dataclass

@@ -79,7 +79,8 @@ def _steps(cases: list[tuple[int, str, str, int]]) -> list[dict]:
             result = engine.step([batch for batch, _ in pairs], lambda batch, f=features: f[batch.keys], 1e-3)
             losses.append(result.losses | {"norm": result.gradient_norm})
             if step == 0:  # Adam's first moment after one step is (1 − β₁) × gradient
-                gradients = {f"{f.name}@{f.start}": v["exp_avg"] / (1 - BETA) for f, v in engine.read_all()}
+                first = {f"{f.name}@{f.start}": values["exp_avg"] for f, values in engine.read_all()}
+                gradients = {place: m / (1 - BETA) for place, m in first.items() if m is not None}
         found.append({"losses": losses, "gradients": gradients})
     dist.destroy_process_group()
     return found

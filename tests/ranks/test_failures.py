@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 
 from pretrain import checkpoint, distributed
+from pretrain.checkpoint import disk
 from tests.ranks.processes import run
 from tests.unit.pretrain.conftest import Trained
 
@@ -16,16 +16,16 @@ from tests.unit.pretrain.conftest import Trained
 def _save(folder: str) -> list[str]:
     """What each of three attempts says: rank 1's disk is full, rank 1 has a bug, all is well."""
     dist.init_process_group("gloo")
-    real, said = checkpoint.save_file, []
+    real, said = disk.write, []
     engine: Any = Trained(torch.nn.Linear(3, 2))
-    for step, failure in enumerate((SafetensorError("No space left"), ZeroDivisionError("a bug"), None)):
+    for step, failure in enumerate((OSError(28, "No space left"), ZeroDivisionError("a bug"), None)):
 
         def write(*arguments: Any, failure: Exception | None = failure) -> None:
             if failure and distributed.rank() == 1:
                 raise failure
             real(*arguments)
 
-        checkpoint.save_file = write
+        disk.write = write
         try:
             checkpoint.save(Path(folder), engine, step, {}, checkpoint.CheckpointConfig())
             said.append("saved")

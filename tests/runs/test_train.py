@@ -10,7 +10,7 @@ import torch
 from pretrain import checkpoint
 from pretrain.config import load
 from pretrain.run import RunConfig
-from pretrain.train import _prepare
+from pretrain.setup import prepare
 from tests.runs.training import SMALL, finish, kill, log, losses, start, train, wait_for_step
 
 
@@ -102,10 +102,13 @@ def test_a_run_is_not_resumed_with_another_model(sample_data: Path, uninterrupte
 
 def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(sample_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    diverging = ("optimizer.lr=1e30", "optimizer.clip=0", "checkpoint.every=1")
-    finish(start(sample_data, out, 1, "steps=9", *diverging), out, expect=2)
-    assert "training has diverged: at step 2 the loss is nan" in out.with_suffix(".txt").read_text()
-    assert [path.name for path in checkpoint.committed(out / "checkpoints")] == ["step-00000001"]
+    diverging = ("optimizer.lr=1e30", "optimizer.clip=0", "optimizer.warmup=0", "checkpoint.every=1")
+    finish(start(sample_data, out, 1, "steps=40", *diverging), out, expect=2)
+    assert "training has diverged: steps [11, 12, 13] had losses" in out.with_suffix(".txt").read_text()
+    records = log(out)
+    assert [r["excluded"] for r in records if r["event"] == "rewind"] == [[2, 3, 4], [5, 6, 7], [8, 9, 10]]
+    saved = [checkpoint.Checkpoint.read(path) for path in checkpoint.committed(out / "checkpoints")]
+    assert {each.optimizer_steps for each in saved} == {1}
 
 
 @pytest.mark.parametrize(
@@ -115,4 +118,4 @@ def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(sample_data: Path, 
 def test_a_mistake_is_found_before_the_first_step(sample_data: Path, override: str, message: str) -> None:
     settings = [*SMALL, f"data.path={sample_data}", override]
     with pytest.raises(ValueError, match=message):
-        _prepare(load(RunConfig, "amma/tiny.toml", settings))
+        prepare(load(RunConfig, "amma/tiny.toml", settings))

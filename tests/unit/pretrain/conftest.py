@@ -14,8 +14,8 @@ from pretrain.checkpoint import CheckpointConfig
 from pretrain.config import dump, validate
 from pretrain.data.index import MANIFEST
 from pretrain.encoders.bundle import Encoders
-from pretrain.engine import STATES, Fragment
 from pretrain.export import export
+from pretrain.fragments import STATES, Fragment
 from pretrain.run import RunConfig
 from pretrain.sample import Function, Sample, Structure, Text
 
@@ -107,7 +107,7 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     state = {"position": {}, "identity": identity, "config": dump(config)}
     engine: Any = Trained(model)
-    checkpoint.save(config.checkpoints, engine, 7, state, CheckpointConfig())
+    checkpoint.save(config.out / "checkpoints", engine, 7, state, CheckpointConfig())
     (run / "log.jsonl").write_text(json.dumps(VALIDATION) + "\n")
     return run
 

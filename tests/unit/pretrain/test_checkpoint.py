@@ -5,10 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import SafetensorError
 
-from pretrain import checkpoint
-from pretrain.checkpoint import CheckpointConfig, committed, latest, save
+from pretrain.checkpoint import CheckpointConfig, committed, disk, latest, save
 from pretrain.distributed import Everywhere
 from tests.unit.pretrain.conftest import Trained
 
@@ -44,10 +42,10 @@ def test_what_cannot_be_written_is_said_and_leaves_the_older_one(
     save(tmp_path, engine, 1, {}, CheckpointConfig())
 
     def full(*_: object) -> None:
-        raise SafetensorError("No space left on device")
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(disk, "write", full)
         with pytest.raises(Everywhere, match=r"step 2 could not be written: .*rank-00000.*No space left"):
             save(tmp_path, engine, 2, {}, CheckpointConfig())
     found = latest(tmp_path)

@@ -1,9 +1,11 @@
 """Export: the weights of the newest whole checkpoint, everything it takes to load them, and nothing that lies."""
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from pretrain import checkpoint
+from pretrain.checkpoint import disk
 from pretrain.export import export, mean_embeddings, training_samples
 from pretrain.inference import load
 from pretrain.sample import Function, Modality, Sample, Term
@@ -143,7 +146,7 @@ def test_other_encoders_than_in_training_are_refused(trained_run, tmp_path):
     path.write_bytes(text)
     commit = path.with_name("COMMIT.json")
     files = json.loads(commit.read_text())
-    files["files"]["checkpoint.json"] = checkpoint._settle(path)
+    files["files"]["checkpoint.json"] = asdict(disk.Written(len(text), hashlib.sha256(text).hexdigest()))
     commit.write_text(json.dumps(files))
     with pytest.raises(ValueError, match=r"the structure encoder was .* in training"):
         export(run, tmp_path / "out")

@@ -1,0 +1,104 @@
+"""What a run is made of, before its first step: data, encoders, the engine, and where it goes on from."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pretrain import checkpoint, distributed, models
+from pretrain.checkpoint import Disk, Folder
+from pretrain.data.index import Dataset
+from pretrain.data.loader import Loader
+from pretrain.data.plan import Plan, PlanConfig, Position
+from pretrain.data.stored import Stored, choose
+from pretrain.encoders.bundle import Encoders
+from pretrain.engine import Engine
+from pretrain.run import RunConfig, check_identity, identity_of
+from pretrain.sample import Modality
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of before there is a model. Encoders are on the CPU yet, in float32; those whose features are
+    stored were needed for their identity only, and are gone."""
+
+    encoders: Encoders
+    loader: Loader
+    held_out: Loader
+    identity: dict[str, Any]
+    stored: Stored
+
+
+def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None) -> Parts:
+    """Everything that can be wrong with a configuration or its files is found here, before the first step."""
+    dataset = Dataset.open(run.data.path)
+    encoders = Encoders.build(run.frozen)
+    spec, identity = encoders.spec(), identity_of(run, dataset, encoders)
+    names = {
+        modality: (identity["encoders"][modality]["features"], width) for modality, width in encoders.widths().items()
+    }
+    before = [Modality(name) for name in found.state.get("stored", ())] if found else None
+    stored = choose(dataset, names, ("train", run.validation.split), run.data.features, before)
+    encoders.release(stored.widths)
+    place = distributed.rank(), distributed.world()
+
+    def loader(split: str, how: PlanConfig, accumulate: int) -> Loader:
+        plan = Plan(dataset, split, how, run.seed, spec)
+        limit = run.data.max_damaged_in_row
+        return Loader(dataset, plan, spec, *place, accumulate, run.data.workers, limit, stored)
+
+    training = loader("train", run.data.plan, run.engine.accumulate)
+    try:
+        held_out = loader(run.validation.split, PlanConfig(samples=run.validation.batch), 1)
+    except ValueError as error:
+        raise ValueError(f"validation (its `split` and `batch`): {error}") from error
+    return Parts(encoders, training, held_out, identity, stored)
+
+
+def check_alike(stored: Stored) -> None:
+    """Ranks see the data set through file systems of their own. All must read the same features, or a step would depend
+    on how it is cut. Collective."""
+    everyone = distributed.gather_objects({modality.value: note for modality, note in stored.notes.items()})
+    read = distributed.gather_objects([modality.value for modality in stored.widths])
+    if differ := [rank for rank, each in enumerate(read) if each != read[0]]:
+        raise distributed.Everywhere(
+            f"ranks 0 and {differ[0]} do not see the same stored features: {everyone[0]} and {everyone[differ[0]]}; "
+            "give every host the whole data set, or set data.features=live"
+        )
+
+
+def begin(
+    run: RunConfig, parts: Parts, found: checkpoint.Checkpoint | None, device: torch.device
+) -> tuple[Engine, Position]:
+    """The engine and the position: a fresh start, or exactly where the checkpoint left them."""
+
+    def build() -> models.Model:
+        torch.manual_seed(run.seed)
+        model = models.build(run.model, parts.encoders.widths())
+        if found:
+            check_identity(found, parts.identity)
+            found.load_model(model)
+        return model
+
+    engine = Engine(distributed.together(build), run.engine, run.optimizer, device)
+    if found:
+        found.load_engine(engine)
+    return engine, Position.from_json(found.state["position"]) if found else Position()
+
+
+def newest(folder: Folder) -> checkpoint.Checkpoint | None:
+    """The newest checkpoint that is whole, on every rank; broken ones are named and passed over. Collective.
+
+    Hashes are verified once for each disk: by the first rank where all share one, by the first of each host where it is
+    fetched from a store.
+    """
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    mine = distributed.rank() == 0 if isinstance(folder, Disk) else local == 0
+    found = distributed.together(lambda: folder.steps() if distributed.rank() == 0 else [])
+    steps: Any = distributed.gather_objects(found)[0]
+    for step in reversed(steps):
+        whole = distributed.together(lambda step=step: not mine or checkpoint.whole(folder, step) is not None)
+        if all(distributed.gather_objects(whole)):
+            return distributed.together(lambda step=step: checkpoint.Checkpoint.read(folder.local(step)))
+    return None
