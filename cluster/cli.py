@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster import checkpoints
+
 if TYPE_CHECKING:
     from data_prep.prepare import PrepareConfig
     from pretrain.embeddings import Embeddings, Hit
@@ -18,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pretrain multimodal protein models: sequence, structure, function and image, any of them absent.",
 )
+
+app.add_typer(checkpoints.app, name="checkpoint")
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A TOML file, or a shipped one: amma/tiny.toml.")]
 Overrides = Annotated[

@@ -81,6 +81,11 @@ def rename(path: Path, to: Path) -> None:
     os.rename(path, to)
 
 
+def remove_file(path: Path) -> None:
+    """One that is not there is none to remove."""
+    path.unlink(missing_ok=True)
+
+
 def remove(path: Path) -> None:
     """A folder and all in it; one that is not there is none to remove."""
     shutil.rmtree(path, ignore_errors=True)

@@ -7,7 +7,7 @@ On a GPU they are pinned. Price: 12 bytes of host memory for each parameter that
 import json
 import struct
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,21 +37,22 @@ class Snapshot:
     buffers: dict[str, Tensor]
     state: dict[str, Any]
 
-    def parts(self) -> Iterable[Any]:
-        """The rank's safetensors file, piece by piece: its header, then the memory of each state."""
-        header, end = {}, 0
-        for name, values in self.states.items():
-            start, end = end, end + values.nbytes
-            header[name] = {"dtype": "F32", "shape": [len(values)], "data_offsets": [start, end]}
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        yield struct.pack("<Q", len(text)) + text
-        for values in self.states.values():
-            if len(values):  # an empty array's memory cannot be cast to bytes
-                yield values.numpy()
-
     def buffers_file(self) -> bytes:
         return save(self.buffers)
+
+
+def file_of(states: Mapping[str, Tensor]) -> Iterator[Any]:
+    """A rank's safetensors file, piece by piece: its header, then the memory of each state (flat fp32)."""
+    header, end = {}, 0
+    for name, values in states.items():
+        start, end = end, end + values.nbytes
+        header[name] = {"dtype": "F32", "shape": [len(values)], "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for values in states.values():
+        if len(values):  # an empty array's memory cannot be cast to bytes
+            yield values.numpy()
 
 
 class Camera:

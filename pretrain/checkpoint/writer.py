@@ -21,7 +21,7 @@ from pretrain import distributed
 from pretrain.checkpoint.content import ABOUT, BUFFERS, rank_file
 from pretrain.checkpoint.disk import Written
 from pretrain.checkpoint.folders import FORMAT, Folder, folder_of, name_of
-from pretrain.checkpoint.snapshot import Camera, Snapshot
+from pretrain.checkpoint.snapshot import Camera, Snapshot, file_of
 from pretrain.config import Config
 from pretrain.engine import Engine
 
@@ -149,7 +149,7 @@ class Writer:
             self._clear(attempt)
         try:
             self.folder.begin(step, attempt)
-            files = {name: self.folder.write(step, attempt, name, snapshot.parts())}
+            files = {name: self.folder.write(step, attempt, name, file_of(snapshot.states))}
             if snapshot.buffers:
                 files[BUFFERS] = self.folder.write(step, attempt, BUFFERS, [snapshot.buffers_file()])
             table = {"table": snapshot.table, "files": {name: asdict(written) for name, written in files.items()}}

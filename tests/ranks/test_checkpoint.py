@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain import checkpoint, distributed
+from pretrain.checkpoint import STATES, convert
 from pretrain.engine import Engine, EngineConfig, OptimizerConfig, start
 from tests.ranks.processes import run
 from tests.ranks.toy import Toy, encode, share
@@ -65,6 +66,35 @@ def test_resume_is_bitwise_on_the_same_ranks_and_close_on_others(tmp_path: Path)
             assert torch.equal(value, got["full"][name]), (stage, precision, offload, name)
             tolerance = 1e-6 if precision == "fp32" else 2e-2
             torch.testing.assert_close(other["full"][name], value, rtol=0, atol=tolerance)
+
+
+def test_any_number_of_ranks_goes_on_from_any_other(tmp_path: Path) -> None:
+    """1 → 2 → 3 → 1 ranks, two steps each, against one rank all the way: every stage, weights and moments."""
+    stages = [(stage, "fp32") for stage in range(4)]
+    whole = run(_train, 1, str(tmp_path / "whole"), 1, stages, 0, 8)
+    parts = [
+        run(_train, world, str(tmp_path / "parts"), world, stages, first, first + 2)
+        for world, first in ((1, 0), (2, 2), (3, 4), (1, 6))
+    ]
+    for place, stage in enumerate(stages):
+        want, got = whole[0][place], parts[-1][0][place]
+        assert got["steps"] == want["steps"] == 8
+        curve = [total for part in parts for total in part[0][place]["totals"]]
+        assert curve == pytest.approx(want["totals"], rel=1e-5), stage
+        for name, value in want["full"].items():
+            torch.testing.assert_close(got["full"][name], value, rtol=1e-4, atol=1e-6, msg=f"{stage} {name}")
+    saved = checkpoint.latest(tmp_path / "parts" / "3-fp32")
+    assert saved is not None
+    for ranks in (1, 3):
+        folder = checkpoint.folder_of(tmp_path / f"as-{ranks}")
+        convert.reshard(saved, folder, ranks)
+        again = checkpoint.latest(folder)
+        assert again is not None and again.world == ranks and again.state == saved.state
+        whole_runs = [
+            (checkpoint.Fragment(n, 0, shape.numel()), kind) for n, shape in SHAPES.items() for kind in STATES
+        ]
+        assert all(torch.equal(again.slice(*which), saved.slice(*which)) for which in whole_runs)
+        assert all(torch.equal(value, saved.buffers()[name]) for name, value in again.buffers().items())
 
 
 def test_a_broken_checkpoint_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

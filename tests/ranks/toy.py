@@ -59,6 +59,5 @@ def encode(batch: Any) -> Features:
 
 def share(rank: int, world: int, accumulate: int, step: int) -> list[Any]:
     """This rank's micro-batches: consecutive proteins, so that on two ranks each lacks a modality altogether."""
-    size = len(PROTEINS) // world
-    mine = range(rank * size, (rank + 1) * size)
+    mine = range(len(PROTEINS) * rank // world, len(PROTEINS) * (rank + 1) // world)
     return [batch(mine[g::accumulate], step) for g in range(accumulate)]

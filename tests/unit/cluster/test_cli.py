@@ -11,7 +11,10 @@ from cluster import cli
 from data_prep.recipe import PrepareConfig
 
 ROOT = Path(__file__).resolve().parents[3]
-VERBS = ("fetch", "prepare", "validate", "inspect", "encode", "train", "export", "embed", "search", "demo", "version")
+VERBS = (
+    "fetch", "prepare", "validate", "inspect", "encode", "train", "checkpoint", "export", "embed", "search", "demo",
+    "version",
+)  # fmt: skip
 
 
 def fourfold(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
