@@ -1,13 +1,17 @@
 """Which checkpoints stay, and what a failed one leaves. Sharding, resuming and verification: tests/ranks."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pretrain.checkpoint import CheckpointConfig, committed, disk, latest, save
+from pretrain.checkpoint import CheckpointConfig, Saved, Writer, committed, disk, folder_of, latest, save
+from pretrain.checkpoint.folders import Bucket
 from pretrain.distributed import Everywhere
+from pretrain.places import Place
 from tests.unit.pretrain.conftest import Trained
 
 
@@ -46,7 +50,7 @@ def test_what_cannot_be_written_is_said_and_leaves_the_older_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(disk, "write", full)
-        with pytest.raises(Everywhere, match=r"step 2 could not be written: .*rank-00000.*No space left"):
+        with pytest.raises(Everywhere, match=r"step 2 could not be written: .*No space left.*rank-00000"):
             save(tmp_path, engine, 2, {}, CheckpointConfig())
     found = latest(tmp_path)
     assert found is not None and found.step == 1
@@ -57,3 +61,113 @@ def test_what_cannot_be_written_is_said_and_leaves_the_older_one(
 def test_files_are_as_open_as_their_folder(tmp_path: Path, engine: Any) -> None:
     path = save(tmp_path, engine, 1, {}, CheckpointConfig())
     assert {file.stat().st_mode & 0o666 for file in path.iterdir()} == {path.stat().st_mode & 0o666}
+
+
+def test_the_best_stays_however_old(tmp_path: Path, engine: Any) -> None:
+    writer = Writer(folder_of(tmp_path), CheckpointConfig(keep=1))
+    for step in (1, 2, 3, 4):
+        writer.save(engine, step, {}, best=2)
+    writer.settle(final=True)
+    writer.close()
+    assert _steps(tmp_path) == [2, 4]
+    told = [each for each in writer.news() if isinstance(each, Saved)]
+    assert [each.step for each in told] == [1, 2, 3, 4] and all(each.blocked <= each.seconds for each in told)
+
+
+def test_what_is_saved_is_the_state_of_its_step(tmp_path: Path, engine: Any) -> None:
+    """Training goes on while a checkpoint is written, and must not reach into it."""
+    writer = Writer(folder_of(tmp_path), CheckpointConfig())
+    weight = engine.parameters["weight"]
+    with torch.no_grad():
+        weight.fill_(1.0)
+        writer.save(engine, 1, {"note": "one"})
+        weight.fill_(2.0)
+    writer.settle(final=True)
+    writer.close()
+    found = latest(tmp_path)
+    assert found is not None and found.state == {"note": "one"}
+    assert torch.equal(found.weights()["weight"], torch.ones_like(weight))
+
+
+def test_some_failures_in_a_row_are_told_and_too_many_end_the_run(
+    tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(folder_of(tmp_path), CheckpointConfig(failures=3))
+    real, full = disk.write, [False]
+
+    def write(*arguments: Any) -> None:
+        if full[0]:
+            raise OSError(28, "No space left on device")
+        real(*arguments)
+
+    monkeypatch.setattr(disk, "write", write)
+    for step, fails in enumerate((False, True, True, False, True, True), 1):
+        writer.settle()
+        full[0] = fails
+        writer.save(engine, step, {})
+    writer.settle()  # the second failure after the one that was well
+    told = writer.news()
+    assert [(type(each).__name__, each.step) for each in told] == [
+        ("Saved", 1), ("Failed", 2), ("Failed", 3), ("Saved", 4), ("Failed", 5), ("Failed", 6)
+    ]  # fmt: skip
+    writer.save(engine, 7, {})
+    with pytest.raises(
+        Everywhere, match=r"step 7 could not be written: .*No space left.*Earlier ones are as they were"
+    ):
+        writer.settle()
+    writer.close()
+    assert _steps(tmp_path) == [1, 4] and not list(tmp_path.glob(".step-*"))
+
+
+class TestBucket:
+    """Where there is no rename: fsspec's own memory stands for a store (a real one: tests/runs)."""
+
+    @pytest.fixture
+    def bucket(self, tmp_path: Path) -> Iterator[Bucket]:
+        place = Place(f"memory://{tmp_path.name}")
+        yield Bucket(place, tmp_path / "scratch")
+        place.remove()
+
+    def _save(self, bucket: Bucket, engine: Any, *steps: int, **config: Any) -> None:
+        writer = Writer(bucket, CheckpointConfig(**config))
+        for step in steps:
+            writer.save(engine, step, {"step": step})
+        writer.settle(final=True)
+        writer.close()
+
+    def test_it_comes_back_as_it_was(self, bucket: Bucket, engine: Any) -> None:
+        self._save(bucket, engine, 1, 2, 3, keep=2)
+        assert bucket.steps() == [2, 3]
+        found = latest(bucket)
+        assert found is not None and found.state == {"step": 3}
+        assert all(torch.equal(value, engine.parameters[name]) for name, value in found.weights().items())
+        shutil.rmtree(bucket.scratch)
+        assert latest(bucket) is not None
+
+    def test_what_was_not_committed_is_none_and_goes(self, bucket: Bucket, engine: Any) -> None:
+        self._save(bucket, engine, 1)
+        bucket.begin(2, "interrupted")
+        bucket.write(2, "interrupted", "rank-00000.safetensors", [b"half"])
+        found = latest(bucket)
+        assert bucket.steps() == [1] and found is not None and found.step == 1
+        self._save(bucket, engine, 3)
+        assert not bucket.place.list("step-00000002")
+
+    @pytest.mark.parametrize("damage", [b"", b"{", b'{"format": 1}', b'{"format": 9, "files": {}}'])
+    def test_a_torn_commit_is_passed_over_and_replaced(self, bucket: Bucket, engine: Any, damage: bytes) -> None:
+        self._save(bucket, engine, 1, 2)
+        bucket.place.write("step-00000002/COMMIT.json", damage)
+        found = latest(bucket)
+        assert found is not None and found.step == 1
+        self._save(bucket, engine, 2)
+        found = latest(bucket)
+        assert found is not None and found.step == 2
+
+    def test_a_changed_file_is_found(self, bucket: Bucket, engine: Any, caplog: pytest.LogCaptureFixture) -> None:
+        self._save(bucket, engine, 1, 2)
+        (name,) = bucket.place.find("step-00000002/*/rank-00000.safetensors")
+        data = bytearray(bucket.place.read(name))
+        data[-1] ^= 1
+        bucket.place.write(name, bytes(data))
+        found = latest(bucket)
+        assert found is not None and found.step == 1 and "does not match its committed SHA-256" in caplog.text
