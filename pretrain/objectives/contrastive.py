@@ -5,14 +5,22 @@ the own rows' share of the loss, and its gradient with respect to the own rows i
 role as negatives of the others. So values and gradients of the parts sum to those of the uncut loss.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from pretrain.distributed import gather_rows
 from pretrain.sample import Modality
+
+BLOCK = {
+    "cpu": (256, 1024),
+    "cuda": (8192, 16384),
+}  # rows and columns of scores at a time: 1 MiB stays in a CPU's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,19 +71,110 @@ def info_nce(left_SD: Tensor, right_SD: Tensor, both: Tensor, own: Tensor, tempe
     """The own rows' part of the symmetric InfoNCE, −½ Σᵢ [log softmaxⱼ(lᵢ·rⱼ/t)ᵢ + log softmaxⱼ(rᵢ·lⱼ/t)ᵢ]: a float32.
 
     left_SD, right_SD: L2-normalised rows of the step. both: bool [S]; rows lacking a side are in neither numerator nor
-    denominator. own: bool [S], the live rows. temperature: scalar; its gradient is that of the own rows' part, because
-    the other parts bring theirs. With fewer than two rows having both the loss is 0.
+    denominator, and get no gradient. own: bool [S], the live rows; the others get a gradient of 0. temperature: scalar;
+    its gradient is that of the own rows' part, because the other parts bring theirs. With fewer than two rows having
+    both the loss is 0. Memory is that of a few tables of [S, D] and one block, never [S, S].
     """
-    with torch.autocast(left_SD.device.type, enabled=False):
-        left, right, mine = left_SD[both].float(), right_SD[both].float(), own[both]
-        temperature = temperature.float()
-        per_row = torch.where(mine, temperature, temperature.detach()).unsqueeze(1)
-        similarity = left @ right.T
-        forth = (similarity / per_row).log_softmax(1).diagonal()
-        back = (similarity.T / per_row).log_softmax(1).diagonal()
-        loss = -(forth + back) / 2
-        others = loss[~mine].sum()
-        return loss[mine].sum() + (others - others.detach())
+    return _InfoNCE.apply(left_SD, right_SD, both, own, temperature)  # type: ignore[return-value]  # untyped in torch
+
+
+class _InfoNCE(Function):
+    """In blocks, in two passes: log-sum-exp of every row and column, then, in the backward pass, the gradients.
+
+    With s = l·r/t, and P and Q the softmax of s over rows and over columns, the gradient for lᵢ is
+    (½ Σⱼ (Pᵢⱼ + Qᵢⱼ) rⱼ − rᵢ) / t; it needs Q's normaliser of every column, but P + Q itself for own rows and columns
+    only. So rows are sorted, own ones first, and what is not own on either side is left out of the second pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, left_SD: Tensor, right_SD: Tensor, both: Tensor, own: Tensor, temperature: Tensor) -> Tensor:
+        with torch.autocast(left_SD.device.type, enabled=False):
+            order, live = _own_first(both, own)
+            left, right, inverse = _taken(left_SD, order, live), _taken(right_SD, order, live), 1 / temperature.float()
+            by_row, by_column = _normalisers(left, right, inverse)
+            alike = torch.einsum("nd,nd->n", left[:live], right[:live]) * inverse
+            ctx.save_for_backward(left_SD, right_SD, both, own, temperature, by_row, by_column)
+            return ((by_row[:live] + by_column[:live]) / 2 - alike).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        left_SD, right_SD, both, own, temperature, by_row, by_column = ctx.saved_tensors
+        (upstream,) = grad_outputs
+        with torch.autocast(left_SD.device.type, enabled=False):
+            order, live = _own_first(both, own)
+            left, right, inverse = _taken(left_SD, order, live), _taken(right_SD, order, live), 1 / temperature.float()
+            left_grad, right_grad, heat = _gradients(left, right, inverse, by_row, by_column, live)
+            del left, right
+            heat = (heat * upstream * inverse).to(temperature.dtype)
+            return (
+                _put_back(left_grad.mul_(upstream), left_SD, order),
+                _put_back(right_grad.mul_(upstream), right_SD, order),
+                None,
+                None,
+                heat,
+            )
+
+
+def _own_first(both: Tensor, own: Tensor) -> tuple[Tensor, int]:
+    """(the places of the rows that have both sides, own ones first, how many are own); none for a row that is alone."""
+    mine = (both & own).nonzero().squeeze(1)
+    order = torch.cat([mine, (both & ~own).nonzero().squeeze(1)])
+    return (order, len(mine)) if len(order) > 1 else (order[:0], 0)
+
+
+def _taken(table: Tensor, order: Tensor, live: int) -> Tensor:
+    """The table's rows in that order as float32; the table itself where all of it is own."""
+    return (table if live == len(table) else table[order]).float()
+
+
+def _put_back(grad: Tensor, table: Tensor, order: Tensor) -> Tensor:
+    """`_taken`'s inverse for the first rows in that order; 0 for the others."""
+    grad = grad.to(table.dtype)
+    return grad if len(grad) == len(table) else torch.zeros_like(table).index_copy_(0, order[: len(grad)], grad)
+
+
+def _blocks(count: int, live: int, size: int) -> Iterator[tuple[slice, bool]]:
+    """(consecutive slices of range(count), at most `size` long, whether its rows are own): none has own and others."""
+    for start, stop in ((0, live), (live, count)):
+        yield from ((slice(at, min(at + size, stop)), stop == live) for at in range(start, stop, size))
+
+
+def _normalisers(left: Tensor, right: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """log Σⱼ exp sᵢⱼ of each row i, and log Σᵢ exp sᵢⱼ of each column j: float32 [S'] each."""
+    by_row, by_column = (left.new_full((len(left),), -torch.inf) for _ in range(2))
+    high, wide = BLOCK["cuda" if left.is_cuda else "cpu"]
+    for rows, _ in _blocks(len(left), 0, high):
+        scaled = left[rows] * inverse
+        for columns, _ in _blocks(len(left), 0, wide):
+            scores = scaled @ right[columns].T
+            by_row[rows] = torch.logaddexp(by_row[rows], scores.logsumexp(1))
+            by_column[columns] = torch.logaddexp(by_column[columns], scores.logsumexp(0))
+    return by_row, by_column
+
+
+def _gradients(
+    left: Tensor, right: Tensor, inverse: Tensor, by_row: Tensor, by_column: Tensor, live: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the whole loss for the first `live` rows of l and of r; and of their own part for t, times t: a scalar."""
+    left_grad, right_grad = right[:live] * -inverse, left[:live] * -inverse
+    heat = torch.einsum("nd,nd->", left_grad, left[:live]).double().neg()
+    high, wide = BLOCK["cuda" if left.is_cuda else "cpu"]
+    for rows, own_rows in _blocks(len(left), live, high):
+        scaled = left[rows] * inverse
+        for columns, own_columns in _blocks(len(left), live, wide):
+            if not (own_rows or own_columns):
+                continue
+            scores = scaled @ right[columns].T
+            forth, back = (scores - by_row[rows].unsqueeze(1)).exp_(), (scores - by_column[columns]).exp_()
+            heat -= torch.einsum("nm,nm->", forth, scores) / 2 if own_rows else 0
+            heat -= torch.einsum("nm,nm->", back, scores) / 2 if own_columns else 0
+            weights = forth.add_(back).mul_(inverse / 2)
+            if own_rows:
+                left_grad[rows].addmm_(weights, right[columns])
+            if own_columns:
+                right_grad[columns].addmm_(weights.T, left[rows])
+    return left_grad, right_grad, heat
 
 
 def _pack(rows: Rows) -> Tensor:

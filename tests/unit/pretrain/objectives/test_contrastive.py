@@ -117,3 +117,52 @@ def test_half_precision_is_compared_in_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = info_nce(rows.embeddings[A], rows.embeddings[B], every, every, temperature)
     assert torch.equal(loss, info_nce(rows.embeddings[A], rows.embeddings[B], every, every, temperature))
+
+
+def whole(left: Tensor, right: Tensor, both: Tensor, temperature: Tensor) -> Tensor:
+    """The uncut loss with the whole matrix."""
+    scores = left[both] @ right[both].T / temperature
+    return -(scores.log_softmax(1).diagonal() + scores.log_softmax(0).diagonal()).sum() / 2
+
+
+@pytest.mark.parametrize("heat", [0.01, 0.07, 1.0])
+@pytest.mark.parametrize("block", [(7, 16), (64, 64), (1000, 1000)])
+def test_blocks_make_no_difference(block: tuple[int, int], heat: float, monkeypatch: pytest.MonkeyPatch):
+    """At CLIP's coldest temperature scores span e^±100, which no single shift of the exponent would hold."""
+    monkeypatch.setitem(contrastive.BLOCK, "cpu", block)
+    draw = torch.Generator().manual_seed(0)
+    tables = [normalize(torch.randn(90, 24, generator=draw, dtype=torch.float64), dim=1) for _ in range(2)]
+    both = torch.rand(90, generator=draw) < 0.8
+    exact = [each.requires_grad_() for each in (*tables, torch.tensor([heat], dtype=torch.float64))]
+    expected = whole(exact[0], exact[1], both, exact[2])
+    wanted = torch.autograd.grad(expected, exact)
+
+    inputs = [each.detach().float().requires_grad_() for each in exact]
+    loss = info_nce(inputs[0], inputs[1], both, torch.ones_like(both), inputs[2])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    plain = torch.autograd.grad(whole(inputs[0], inputs[1], both, inputs[2]), inputs)
+    for got, want, naively in zip(torch.autograd.grad(loss, inputs), wanted, plain, strict=True):
+        scale = float(want.abs().max())
+        rounding = float((naively - want).abs().max()) / scale  # what float32 costs the whole matrix
+        assert float((got - want).abs().max()) / scale < max(1e-6, 4 * rounding)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_no_tensor_is_as_large_as_the_matrix(share: float, monkeypatch: pytest.MonkeyPatch):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            found = [each for each in (out if isinstance(out, tuple | list) else [out]) if isinstance(each, Tensor)]
+            self.elements = max(self.elements, *(each.numel() for each in found), 0)
+            return out
+
+    monkeypatch.setitem(contrastive.BLOCK, "cpu", (16, 32))
+    left, right = (normalize(torch.randn(400, 4), dim=1).requires_grad_() for _ in range(2))
+    own = torch.rand(400) < share if share < 1 else torch.ones(400, dtype=torch.bool)
+    with Largest() as largest:
+        info_nce(left, right, torch.ones_like(own), own, torch.tensor([0.07], requires_grad=True)).backward()
+    assert largest.elements == 400 * 4
