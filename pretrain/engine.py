@@ -15,16 +15,17 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pretrain import distributed
 from pretrain.batch import Batch, Features, Losses
 from pretrain.config import Config
 from pretrain.fragments import STATES, Fragment, owned
+from pretrain.layers.transformer import compiled, recompute
 from pretrain.objectives.contrastive import collect
 
 
@@ -52,13 +53,23 @@ class EngineConfig(Config):
     """stage: ZeRO stage. precision: `bf16` keeps fp32 master weights (stage 0: fp32 weights, bf16 autocast).
 
     accumulate: micro-batches per rank and step. offload: optimizer states in host memory (stages 1–3).
+    compile: transformer blocks by torch.compile (stages 0–2). activation_checkpointing: blocks keep their input only
+    and run again in the backward pass; the same to the bit.
     """
 
     stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["fp32", "bf16"] = "bf16"
     accumulate: int = Field(default=1, ge=1)
     offload: bool = False
+    compile: bool = False
+    activation_checkpointing: bool = False
     timeout_minutes: float = Field(default=30.0, gt=0)
+
+    @model_validator(mode="after")
+    def _compilable(self) -> Self:
+        if self.compile and self.stage == 3:
+            raise ValueError("compile is for stages 0 to 2: at stage 3 parameters come and go around every layer")
+        return self
 
 
 @dataclass(frozen=True)
@@ -103,6 +114,10 @@ class Engine:
         self.parameters: dict[str, Any] = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
         self.model = model
+        if config.activation_checkpointing:
+            recompute(model)
+        if config.compile:
+            compiled(model)
         self._adamw = adamw = _AdamW(
             _groups(self.parameters, optimizer.weight_decay), lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps
         )

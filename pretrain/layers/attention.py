@@ -11,6 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 _lengths_on_host = WeakTensorKeyDictionary()  # offsets on a device → their segments' lengths, read from it once
 
 
+@torch.compiler.disable(recursive=True)  # compiled blocks call it as it is: its loop would be unrolled for each batch
 def attention(
     query_NHD: Tensor, key_MHD: Tensor, value_MHD: Tensor, query_offsets: Tensor, key_offsets: Tensor
 ) -> Tensor:

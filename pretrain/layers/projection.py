@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pretrain.batch import Tokens
+from pretrain.layers import flops
 from pretrain.layers.transformer import Mark, sinusoid
 
 
@@ -22,6 +23,9 @@ class Projection(nn.Module):
     def forward(self, values: Tensor, positions: Tensor) -> Tensor:
         rows = self.linear(values.to(self.linear.weight.dtype))
         return self.mark(rows + sinusoid(positions, self.width).to(rows.dtype))
+
+    def flops(self, rows: Tensor) -> int:
+        return flops.linear(self.linear, rows)
 
 
 class Temperature(nn.Module):

@@ -7,13 +7,17 @@ ZeRO-3 gathers a module's parameters around its forward and frees them after it.
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from pretrain.batch import offsets_of
+from pretrain.layers import flops
 from pretrain.layers.attention import attention
 
 
 class Transformer(nn.Module):
-    """`depth` self-attention blocks and a last norm."""
+    """`depth` self-attention blocks and a last norm. recompute: blocks keep their input and run again in backward."""
+
+    recompute = False
 
     def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0):
         super().__init__()
@@ -22,8 +26,12 @@ class Transformer(nn.Module):
 
     def forward(self, rows: Tensor, offsets: Tensor) -> Tensor:
         for block in self.blocks:
-            rows = block(rows, offsets)
+            rows = _again(block, rows, offsets) if self.recompute and torch.is_grad_enabled() else block(rows, offsets)
         return self.norm(rows)
+
+    def flops(self, lengths: Tensor) -> int:
+        """Forward over segments of int64 lengths [B]."""
+        return sum(block.flops(lengths) for block in self.blocks if isinstance(block, SelfBlock))
 
 
 class SelfBlock(nn.Module):
@@ -41,6 +49,9 @@ class SelfBlock(nn.Module):
         rows = rows + self.attention(normed, normed, offsets, offsets)
         return rows + self.mlp(self.mlp_norm(rows))
 
+    def flops(self, lengths: Tensor) -> int:
+        return self.attention.flops(lengths, lengths) + self.mlp.flops(lengths)
+
 
 class CrossBlock(nn.Module):
     """As `SelfBlock`, but segment b of the rows reads segment b of a context, whose width may differ."""
@@ -57,6 +68,9 @@ class CrossBlock(nn.Module):
         normed, context = self.attention_norm(rows), self.context_norm(context)
         rows = rows + self.attention(normed, context, offsets, context_offsets)
         return rows + self.mlp(self.mlp_norm(rows))
+
+    def flops(self, lengths: Tensor, context_lengths: Tensor) -> int:
+        return self.attention.flops(lengths, context_lengths) + self.mlp.flops(lengths)
 
 
 class Attention(nn.Module):
@@ -77,6 +91,11 @@ class Attention(nn.Module):
         )
         return self.out(attention(query_NHD, key_MHD, value_MHD, offsets, context_offsets).flatten(1))
 
+    def flops(self, queries: Tensor, keys: Tensor) -> int:
+        there_and_back = flops.linear(self.query, queries) + flops.linear(self.out, queries)
+        read = flops.linear(self.key, keys) + flops.linear(self.value, keys)
+        return there_and_back + read + flops.attended(queries, keys, self.out.in_features)
+
 
 class MLP(nn.Sequential):
     """Linear, GELU, Linear; `ratio` times wider inside."""
@@ -84,6 +103,9 @@ class MLP(nn.Sequential):
     def __init__(self, width: int, ratio: float = 4.0):
         hidden = int(width * ratio)
         super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def flops(self, rows: Tensor) -> int:
+        return sum(flops.linear(each, rows) for each in self if isinstance(each, nn.Linear))
 
 
 class Mark(nn.Module):
@@ -96,6 +118,29 @@ class Mark(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         return rows + self.vector
+
+
+def recompute(model: nn.Module) -> None:
+    """Let every transformer in `model` keep its blocks' inputs only, and run blocks again in the backward pass."""
+    for module in model.modules():
+        if isinstance(module, Transformer):
+            module.recompute = True
+
+
+def compiled(model: nn.Module) -> None:
+    """Compile every block in `model`, in place, for any number of rows; ragged attention stays as it is."""
+    for module in model.modules():
+        if isinstance(module, SelfBlock | CrossBlock):
+            module.compile(dynamic=True)
+
+
+def _again(block: nn.Module, rows: Tensor, offsets: Tensor) -> Tensor:
+    """Recomputation stops at the block's last saved tensor, as it must for ZeRO-3: the last layer's parameters were
+    gathered for its backward pass, and reaching its end again would free them too early."""
+    with set_checkpoint_early_stop(True):
+        found = checkpoint(block, rows, offsets, use_reentrant=False, preserve_rng_state=False)
+    assert isinstance(found, Tensor)
+    return found
 
 
 def sinusoid(positions: Tensor, width: int) -> Tensor:

@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 
 from pretrain.batch import Batch, Features, Loss, Losses, Tokens
 from pretrain.config import Config
+from pretrain.layers import flops
 from pretrain.layers.projection import Projection, Temperature, mean
 from pretrain.layers.transformer import CrossBlock, Mark, Transformer, interleave, sinusoid
 from pretrain.masking import MaskingConfig, Masks, draw_masks
@@ -179,6 +180,18 @@ class Amma(nn.Module):
         both = ((masks.kept[a] > 0) & (masks.kept[b] > 0) for a, b in self.pairs)
         return {name: int(rows.sum()) for name, rows in zip(self.loss_names(), both, strict=True)}
 
+    def flops(self, batch: Batch) -> int:
+        """Of a training step on `batch`: `pretrain.layers.flops` has the convention."""
+        kept = self._masks(batch).kept
+        projected = sum(self.projections[m].flops(kept[m]) for m in self.modalities)  # type: ignore[operator]
+        if self.contrastive:
+            encoded = sum(self.encoder.flops(kept[m] + 1) for m in self.modalities)
+            rest = sum(flops.linear(self.head, torch.ones_like(kept[m])) for m in self.modalities)
+        else:
+            encoded = self.encoder.flops(torch.stack([kept[m] for m in self.modalities]).sum(0) + 1)
+            rest = sum(self.decoders[m].flops(batch.lengths[m], kept) for m in self.modalities)  # type: ignore[operator]
+        return (flops.TRAINED - 1) * projected + flops.TRAINED * (encoded + rest)
+
     def forward(
         self, features: Features, batch: Batch | None = None, negatives: Negatives | None = None, task: Task = "losses"
     ) -> Losses | Rows | Embeddings | Latents:
@@ -298,6 +311,13 @@ class Decoder(nn.Module):
         rows = self.mark(rows + sinusoid(positions, self.width).to(rows.dtype))
         context, context_offsets = self._context(latents)
         return self.out(self.blocks(self.cross(rows, context, offsets, context_offsets), offsets))
+
+    def flops(self, lengths: Tensor, kept: Mapping[Modality, Tensor]) -> int:
+        """Forward. lengths: int64 [B], this modality's slots; kept: by modality, the latents."""
+        adopted = flops.linear(self.adopt, kept[self.modality]) if self.adopt is not None else 0
+        context = sum((kept[m] for m in self.sees.tokens), torch.full_like(lengths, self.sees.global_token))
+        crossed = self.cross.flops(lengths, context)
+        return adopted + crossed + self.blocks.flops(lengths) + flops.linear(self.out, lengths)
 
     def _context(self, latents: Latents) -> tuple[Tensor, Tensor]:
         proteins = len(latents.global_token)

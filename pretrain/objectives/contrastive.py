@@ -98,9 +98,8 @@ class _InfoNCE(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # one output
         left_SD, right_SD, both, own, temperature, by_row, by_column = ctx.saved_tensors
-        (upstream,) = grad_outputs
         with torch.autocast(left_SD.device.type, enabled=False):
             order, live = _own_first(both, own)
             left, right, inverse = _taken(left_SD, order, live), _taken(right_SD, order, live), 1 / temperature.float()

@@ -1,13 +1,24 @@
 """Ragged blocks: segments are strangers to each other, zero rows are a normal input, positions stay apart."""
 
 import math
+import shutil
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
 from pretrain.batch import offsets_of
-from pretrain.layers.transformer import CrossBlock, Mark, SelfBlock, Transformer, interleave, sinusoid
+from pretrain.layers.transformer import (
+    CrossBlock,
+    Mark,
+    SelfBlock,
+    Transformer,
+    compiled,
+    interleave,
+    recompute,
+    sinusoid,
+)
 
 
 def offsets(*lengths: int) -> torch.Tensor:
@@ -85,3 +96,45 @@ def test_interleave_groups_rows_by_owner_list_by_list():
     assert torch.equal(values[order][order.argsort()], values)
     order, bounds = interleave([torch.zeros(0, dtype=torch.int64)], 0)
     assert order.tolist() == [] and bounds.tolist() == [0]
+
+
+def stepped(change: Callable[[nn.Module], None] | None, batches: list[tuple[int, ...]]) -> list[torch.Tensor]:
+    """Outputs, gradients of the rows and, at the end, of the parameters of one model on several batches."""
+    torch.manual_seed(0)
+    model = Transformer(32, 2, 4)
+    if change:
+        change(model)
+    found = []
+    for lengths in batches:
+        rows = torch.randn(sum(lengths), 32, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        out = model(rows, offsets(*lengths))
+        out.square().sum().backward()
+        found += [out.detach(), rows.grad]
+    return found + [parameter.grad for parameter in model.parameters()]
+
+
+def test_recomputed_blocks_are_the_same_to_the_bit():
+    batches = [(5, 0, 40), (), (0,), (3,)]
+    calls = []
+    handle = SelfBlock.forward
+
+    def counting(self: SelfBlock, rows: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
+        calls.append(len(rows))
+        return handle(self, rows, bounds)
+
+    plain = stepped(None, batches)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SelfBlock, "forward", counting)
+        again = stepped(recompute, batches)
+    assert calls.count(45) == 4  # two blocks, forward and again
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_give_the_same_for_any_lengths():
+    batches = [(5, 0, 40), (30, 2), (0,), (100, 3, 9)]
+    plain, fast = stepped(None, batches), stepped(compiled, batches)
+    scale = max(float(each.abs().max()) for each in plain if each.numel())
+    for a, b in zip(plain, fast, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6 * scale)
