@@ -73,6 +73,35 @@ def test_a_protein_does_not_depend_on_its_batch_mates() -> None:
         torch.testing.assert_close(together[own], alone, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+@pytest.mark.parametrize("empties", [1, 3])
+def test_empty_segments_anywhere_change_no_bit(place: int, empties: int) -> None:
+    """Values and gradients of the others, wherever the empty ones stand: before, between, after."""
+    lengths = [6, 1, 130]
+    tensors = [rows(sum(lengths), seed) for seed in (1, 2, 3)]
+    found = []
+    for counts in (lengths, lengths[:place] + [0] * empties + lengths[place:]):
+        offsets = offsets_of(torch.tensor(counts))
+        out = attention(tensors[0], tensors[1], tensors[2], offsets, offsets)
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), tensors)])
+    assert all(torch.equal(plain, holes) for plain, holes in zip(*found, strict=True))
+
+
+def test_gradients_do_not_depend_on_batch_mates() -> None:
+    lengths = [40, 0, 7, 301]
+    tensors = [rows(sum(lengths), seed) for seed in (1, 2, 3)]
+    offsets = offsets_of(torch.tensor(lengths))
+    together = torch.autograd.grad(
+        attention(tensors[0], tensors[1], tensors[2], offsets, offsets).square().sum(), tensors
+    )
+    for b, length in enumerate(lengths):
+        own = slice(int(offsets[b]), int(offsets[b + 1]))
+        query, key, value = (each[own].detach().requires_grad_() for each in tensors)
+        out = attention(query, key, value, *[torch.tensor([0, length])] * 2)
+        for alone, whole in zip(torch.autograd.grad(out.square().sum(), (query, key, value)), together, strict=True):
+            torch.testing.assert_close(whole[own], alone, atol=1e-6, rtol=0)
+
+
 def test_offsets_that_do_not_span_the_rows_are_refused() -> None:
     with pytest.raises(AssertionError, match="span"):
         attention(rows(5), rows(5), rows(5), torch.tensor([0, 4]), torch.tensor([0, 5]))
