@@ -184,7 +184,7 @@ def dumps(record: Record) -> bytes:
     if isinstance(record, EntryRecord):
         fields["about"] = dataclasses.asdict(record.about)
     if isinstance(record, TextRecord):
-        fields["text"] = dataclasses.asdict(record.text)
+        fields["text"] = record.text._asdict()
     arrays = {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
     plain = {name: value for name, value in fields.items() if name not in arrays}
     table = [[name, value.dtype.str, value.shape] for name, value in arrays.items()]

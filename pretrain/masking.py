@@ -7,9 +7,11 @@ its modalities, so that a model meets every mixture from "nearly all sequence" t
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
@@ -32,7 +34,18 @@ class Purpose(IntEnum):
 
 def generator(seed: int, step: int, slot: int, purpose: Purpose) -> np.random.Generator:
     """A counter-based generator (Philox): the same draw for the same protein of a step on any rank, in any order."""
-    return np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, purpose, slot, step]))
+    return np.random.Generator(np.random.Philox(_Key(seed), counter=[0, purpose, slot, step]))  # type: ignore[arg-type]
+
+
+class _Key(ISeedSequence):
+    """A Philox key (seed, 0). If it were given as `key`, the library would ask the system for entropy all the same."""
+
+    def __init__(self, seed: int) -> None:
+        self._key = np.array([seed, 0], dtype=np.uint64)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[np.uint64]:
+        assert (n_words, dtype) == (len(self._key), np.uint64), "what Philox asks for"
+        return self._key
 
 
 class Alpha(Config):

@@ -6,7 +6,10 @@ canonical JSON text. Written here, not by the format's library: its reader copie
 
 import json
 import struct
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +22,80 @@ class CorruptSample(ValueError):
 
 _TYPES = {"uint8": "U8", "int16": "I16", "int32": "I32"}
 _DTYPES = {"U8": np.dtype("u1"), "I16": np.dtype("<i2"), "I32": np.dtype("<i4")}
+
+
+class Term(NamedTuple):
+    """A direct Gene Ontology annotation, `GO:0005524` with its evidence code. Ancestors are derived, never stored."""
+
+    id: str
+    evidence: str
+
+
+class Text(NamedTuple):
+    """A description of function. `origin` says who wrote it: `uniprot:function`, `template:<seed>`, a model's name."""
+
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a protein besides what models see: for splits, tasks and people, never an input.
+
+    taxon: NCBI's id, 0 where unknown. ec: EC numbers. genes: Ensembl's gene ids, of its divisions too. ensembl: its ids
+    of transcripts and their proteins. pdb: entries. secondary: accessions that it has taken over.
+    """
+
+    name: str = ""
+    organism: str = ""
+    taxon: int = 0
+    fragment: bool = False
+    precursor: bool = False
+    ec: tuple[str, ...] = ()
+    genes: tuple[str, ...] = ()
+    pdb: tuple[str, ...] = ()
+    secondary: tuple[str, ...] = ()
+    ensembl: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != About()
+
+
+class Chain(msgspec.Struct, gc=False):
+    """What of a structure is no array. runs: [start, count] of each unbroken stretch of residues."""
+
+    id: str
+    atoms: tuple[str, ...]
+    runs: tuple[tuple[int, int], ...]
+    resolution: float | None = None
+    identity: float | None = None
+
+
+class Caption(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """What of an image is not its bytes."""
+
+    id: str
+    present: tuple[str, ...]
+    type: str
+    antibody: str = ""
+    gene: str = ""
+    cell_line: str = ""
+
+
+class Header(msgspec.Struct, gc=False):
+    """The metadata entry: all of a sample that is no array. What is absent is not stored."""
+
+    format: int
+    key: str
+    structures: tuple[Chain, ...] = ()
+    terms: tuple[Term, ...] | None = None
+    texts: tuple[Text, ...] | None = None
+    images: tuple[Caption, ...] = ()
+    about: dict[str, str | int | bool | tuple[str, ...]] = {}
+
+
+_tensors = msgspec.json.Decoder(dict[str, Any])
+_header = msgspec.json.Decoder(Header)
 
 
 def serialize(tensors: dict[str, NDArray[np.generic]], about: dict[str, object]) -> bytes:
@@ -40,21 +117,23 @@ def serialize(tensors: dict[str, NDArray[np.generic]], about: dict[str, object])
     )
 
 
-def parse(data: bytes) -> tuple[dict, dict[str, NDArray]]:
+def parse(data: bytes) -> tuple[Header, dict[str, NDArray]]:
     """(the `sample` metadata, tensors as views of `data`). Every length is checked before it is believed."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(MAX_HEADER, len(data) - 8):
         raise CorruptSample(f"header of {length} bytes in a member of {len(data)}")
-    header = json.loads(data[8 : 8 + length])
-    about = json.loads(header.pop("__metadata__")["sample"])
-    body = memoryview(data)[8 + length :]
+    body = 8 + length
+    table = _tensors.decode(data[8:body])
+    header = _header.decode(table.pop("__metadata__")["sample"])
     tensors = {}
-    for name, entry in header.items():
+    for name, entry in table.items():
         start, end = entry["data_offsets"]
-        if not 0 <= start <= end <= len(body):
-            raise CorruptSample(f"tensor {name} at bytes {start}–{end} of {len(body)}")
-        tensors[name] = np.frombuffer(body[start:end], dtype=_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return about, tensors
+        if not 0 <= start <= end <= len(data) - body:
+            raise CorruptSample(f"tensor {name} at bytes {start}–{end} of {len(data) - body}")
+        tensor = tensors[name] = np.ndarray(entry["shape"], _DTYPES[entry["dtype"]], data, body + start)
+        if tensor.nbytes != end - start:
+            raise CorruptSample(f"tensor {name} of {tensor.nbytes} bytes at bytes {start}–{end}")
+    return header, tensors
 
 
 def canonical(value: object) -> str:

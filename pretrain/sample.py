@@ -1,28 +1,38 @@
-"""One protein, any subset of modalities, and the bytes it has inside a shard. Imports numpy only.
+"""One protein, any subset of modalities, and the bytes it has inside a shard. Imports numpy and msgspec only.
 
 A sample becomes one `<key>.safetensors` member (sequence, coordinates, terms, texts) and one `<key>.<i>.<type>` member
 per image, still encoded. The safetensors header carries a single metadata key, `sample`, canonical JSON: several keys
 come out in another order in every process, one key does not, and so the same protein is the same bytes everywhere.
+
+Reading is what a run does all day. So `decode` checks a member by its types, shapes and runs, which says of every array
+what `Sample` asks of it, and builds the arrays of a structure when they are first asked for.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntFlag, StrEnum
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.member import CorruptSample, parse, serialize
+from pretrain.member import About as About
+from pretrain.member import Chain, CorruptSample, Header, parse, serialize
+from pretrain.member import Term as Term
+from pretrain.member import Text as Text
 from pretrain.member import canonical as canonical
 
+T = TypeVar("T")
 FORMAT = 1
 KEY = re.compile(r"[A-Za-z0-9_-]+")
 MAX_KEY = 80  # characters of a key in a data set; a tar header has 100 for a member's name
 BACKBONE = ("N", "CA", "C", "O")
 CHANNELS = ("protein", "nucleus", "microtubules", "er")  # the planes of an image, in the order of its PNG's bands
 STEP = 0.01  # Å; coordinates are stored in these
+LONGEST = 1 << 31  # residues; positions are of 32 bits
 FARTHEST = STEP * np.iinfo(np.int32).max  # Å; what the widest stored type holds
 
 
@@ -72,28 +82,23 @@ class Structure:
     states: str | None = None
     pae: NDArray[np.uint8] | None = None
 
+    if not TYPE_CHECKING:  # to a type checker, any misspelt name would be an array
+
+        def __getattr__(self, name: str) -> NDArray:
+            """Coordinates and mask of a structure that was read: most are not the one that a step draws."""
+            if name not in ("coordinates", "mask") or "_packed" not in self.__dict__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            steps, mask = self.__dict__["_packed"]
+            self.__dict__["coordinates"] = np.multiply(steps, np.float32(STEP), dtype=np.float32)
+            self.__dict__["mask"] = np.ones(steps.shape[:2], dtype=bool) if mask is None else mask.astype(bool)
+            return self.__dict__[name]
+
     def __len__(self) -> int:
         return len(self.letters)
 
     def mismatch(self, sequence: str) -> NDArray[np.bool_]:
         """bool [L]: where the chain's residue differs from the sequence's (a mutant, an expression tag, a variant)."""
         return _letters(sequence)[self.residue] != _letters(self.letters)
-
-
-@dataclass(frozen=True)
-class Term:
-    """A direct Gene Ontology annotation, `GO:0005524` with its evidence code. Ancestors are derived, never stored."""
-
-    id: str
-    evidence: str
-
-
-@dataclass(frozen=True)
-class Text:
-    """A description of function. `origin` says who wrote it: `uniprot:function`, `template:<seed>`, a model's name."""
-
-    text: str
-    origin: str
 
 
 @dataclass(frozen=True)
@@ -120,29 +125,6 @@ class Image:
     cell_line: str = ""
 
 
-@dataclass(frozen=True)
-class About:
-    """What is known of a protein besides what models see: for splits, tasks and people, never an input.
-
-    taxon: NCBI's id, 0 where unknown. ec: EC numbers. genes: Ensembl's gene ids, of its divisions too. ensembl: its ids
-    of transcripts and their proteins. pdb: entries. secondary: accessions that it has taken over.
-    """
-
-    name: str = ""
-    organism: str = ""
-    taxon: int = 0
-    fragment: bool = False
-    precursor: bool = False
-    ec: tuple[str, ...] = ()
-    genes: tuple[str, ...] = ()
-    pdb: tuple[str, ...] = ()
-    secondary: tuple[str, ...] = ()
-    ensembl: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return self != About()
-
-
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One protein. Any field may be absent, one at least is present; absence is a missing field, never a filler."""
@@ -152,26 +134,28 @@ class Sample:
     structures: tuple[Structure, ...] = ()
     function: Function | None = None
     images: tuple[Image, ...] = ()
-    about: About = About()
+    about: About = field(default_factory=About)
 
     def __post_init__(self) -> None:
-        if not KEY.fullmatch(self.key):
-            raise ValueError(f"sample key {self.key!r} must match {KEY.pattern} (webdataset splits names at dots)")
-        if not self.facets:
-            raise ValueError(f"sample {self.key} has no modality; one at least must be present")
+        self._named()
         for structure in self.structures:
             _check(self, structure)
 
+    def _named(self) -> None:
+        if not KEY.fullmatch(self.key):
+            raise ValueError(f"sample key {self.key!r} must match {KEY.pattern} (webdataset splits names at dots)")
+        if not any(self._held):
+            raise ValueError(f"sample {self.key} has no modality; one at least must be present")
+
+    @property
+    def _held(self) -> tuple[object, ...]:
+        """In the order of the bits of `Facet`."""
+        known = self.function
+        return self.sequence, self.structures, known and known.terms, known and known.texts, self.images
+
     @cached_property
     def facets(self) -> Facet:
-        has = {
-            Facet.SEQUENCE: self.sequence,
-            Facet.STRUCTURE: self.structures,
-            Facet.TERMS: self.function and self.function.terms,
-            Facet.TEXT: self.function and self.function.texts,
-            Facet.IMAGE: self.images,
-        }
-        return Facet(sum(facet for facet, value in has.items() if value))
+        return Facet(sum(1 << bit for bit, value in enumerate(self._held) if value))
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -213,7 +197,7 @@ def encode(sample: Sample) -> list[tuple[str, bytes]]:
     return members + [(f"{sample.key}.{i}.{image.type}", image.data) for i, image in enumerate(sample.images)]
 
 
-def decode(members: dict[str, bytes]) -> Sample:
+def decode(members: Mapping[str, bytes]) -> Sample:
     """The sample of `encode`'s members. Raises CorruptSample, saying what was wrong, for anything else."""
     name = next((name for name in members if name.endswith(".safetensors")), None)
     if name is None:
@@ -226,22 +210,23 @@ def decode(members: dict[str, bytes]) -> Sample:
         raise CorruptSample(f"{name}: {type(error).__name__}: {error}") from error
 
 
-def _decode(key: str, members: dict[str, bytes], about: dict, tensors: dict[str, NDArray]) -> Sample:
-    if about["format"] != FORMAT or about["key"] != key:
-        raise CorruptSample(
-            f"{key}: header says format {about['format']}, key {about['key']!r}; expected {FORMAT}, {key!r}"
-        )
-    sequence = tensors["sequence"].tobytes().decode("ascii") if "sequence" in tensors else None
-    structures = tuple(_unpack(i, entry, tensors, sequence) for i, entry in enumerate(about.get("structures", ())))
-    function = None
-    if "terms" in about or "texts" in about:
-        function = Function(tuple(Term(*t) for t in about["terms"]), tuple(Text(*t) for t in about["texts"]))
-    images = tuple(
-        Image(**{**entry, "data": members[f"{key}.{i}.{entry['type']}"], "present": tuple(entry["present"])})
-        for i, entry in enumerate(about.get("images", ()))
+def _decode(key: str, members: Mapping[str, bytes], header: Header, tensors: dict[str, NDArray]) -> Sample:
+    if header.format != FORMAT or header.key != key:
+        raise CorruptSample(f"{key}: format {header.format}, key {header.key!r}; expected {FORMAT}, {key!r}")
+    sequence = _text(tensors.get("sequence"))
+    structures = tuple(_unpack(i, chain, tensors, sequence) for i, chain in enumerate(header.structures))
+    if (header.terms is None) != (header.texts is None):
+        raise CorruptSample(f"{key}: header has only one of terms and texts")
+    function = None if header.terms is None or header.texts is None else Function(header.terms, header.texts)
+    pictures = (
+        (members[f"{key}.{i}.{each.type}"], msgspec.structs.asdict(each)) for i, each in enumerate(header.images)
     )
-    known: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about.get("about", {}).items()}
-    return Sample(key, sequence, structures, function, images, About(**known))
+    images = tuple(Image(data=data, **entry) for data, entry in pictures)
+    known: dict[str, Any] = header.about
+    held = {"structures": structures, "function": function, "images": images, "about": About(**known)}
+    sample = _made(Sample, key=key, sequence=sequence, **held)
+    sample._named()
+    return sample
 
 
 def _caption(image: Image) -> dict[str, object]:
@@ -274,37 +259,62 @@ def _pack(sample: Sample, i: int, tensors: dict[str, NDArray[np.generic]]) -> di
     return entry
 
 
-def _unpack(i: int, entry: dict, tensors: dict[str, NDArray], sequence: str | None) -> Structure:
-    steps = tensors[f"{i}.xyz"]
-    counts = [count for _, count in entry["runs"]]
-    if min(counts, default=0) < 1 or sum(counts) != len(steps):  # before arange believes a count
-        raise CorruptSample(f"structure {entry['id']}: {len(steps)} residues in runs {entry['runs']!r:.80}")
-    residue = np.concatenate([np.arange(start, start + count, dtype=np.int32) for start, count in entry["runs"]])
-    mask, letters, confidence = (tensors.get(f"{i}.{name}") for name in ("mask", "letters", "confidence"))
-    states, pae = tensors.get(f"{i}.states"), tensors.get(f"{i}.pae")
-    if letters is None:
+def _unpack(i: int, entry: Chain, tensors: dict[str, NDArray], sequence: str | None) -> Structure:
+    """Structure i, held to its contract (see `_check`) by runs, types and shapes."""
+    steps, atoms = tensors[f"{i}.xyz"], len(entry.atoms)
+    count = end = 0
+    for start, run in entry.runs:
+        if start < end or run < 1:
+            raise CorruptSample(f"structure {entry.id}: not strictly increasing: runs {entry.runs!r:.80}")
+        count, end = count + run, start + run
+    if not count or steps.shape != (count, atoms, 3):
+        raise CorruptSample(f"structure {entry.id}: {steps.shape} steps, {atoms} atoms, runs {entry.runs!r:.80}")
+    if end > (LONGEST if sequence is None else len(sequence)):
+        raise CorruptSample(f"structure {entry.id}: residue {end - 1} lies beyond the sequence")
+    shapes, found = {"mask": (count, atoms), "pae": (count, count)}, {}
+    for name in ("mask", "letters", "confidence", "states", "pae"):
+        found[name] = tensor = tensors.get(f"{i}.{name}")
+        if tensor is not None and tensor.shape != shapes.get(name, (count,)):
+            raise CorruptSample(f"structure {entry.id}: {count} residues, {atoms} atoms, {name} {tensor.shape}")
+    if (letters := _text(found["letters"])) is None:
         if sequence is None:
-            raise CorruptSample(f"structure {entry['id']} has neither letters nor a sequence")
-        letters = _letters(sequence)[residue]
-    return Structure(
-        id=entry["id"],
-        coordinates=steps.astype(np.float32) * np.float32(STEP),
-        mask=np.ones(steps.shape[:2], dtype=bool) if mask is None else mask.astype(bool),
-        residue=residue,
-        letters=letters.tobytes().decode("ascii"),
-        atoms=tuple(entry["atoms"]),
-        confidence=None if confidence is None else confidence.astype(np.float32),
-        resolution=entry.get("resolution"),
-        identity=entry.get("identity"),
-        states=None if states is None else states.tobytes().decode("ascii"),
-        pae=pae,
+            raise CorruptSample(f"structure {entry.id} has neither letters nor a sequence")
+        letters = "".join([sequence[start : start + run] for start, run in entry.runs])
+    structure = _made(
+        Structure,
+        id=entry.id,
+        letters=letters,
+        residue=_expanded(entry.runs),
+        atoms=entry.atoms,
+        confidence=None if found["confidence"] is None else found["confidence"].astype(np.float32),
+        resolution=entry.resolution,
+        identity=entry.identity,
+        states=_text(found["states"]),
+        pae=found["pae"],
+        _packed=(steps, found["mask"]),
     )
+    if steps.itemsize > 2 and not (np.abs(structure.coordinates) < FARTHEST).all():
+        raise CorruptSample(f"structure {entry.id}: coordinates beyond {FARTHEST:.1e} Å")
+    return structure
+
+
+def _made(kind: type[T], **values: object) -> T:
+    """A frozen record, as it is: for parts that have been checked already."""
+    made = object.__new__(kind)
+    made.__dict__.update(values)
+    return made
 
 
 def _runs(residue: NDArray[np.int32]) -> list[list[int]]:
     """[start, count] of each unbroken stretch: a chain has few gaps, so this is bytes where a column is kilobytes."""
     breaks = np.flatnonzero(np.diff(residue) != 1) + 1
     return [[int(part[0]), len(part)] for part in np.split(residue, breaks)]
+
+
+def _expanded(runs: Sequence[tuple[int, int]]) -> NDArray[np.int32]:
+    """What `_runs` was made of."""
+    parts = [np.arange(start, start + count, dtype=np.int32) for start, count in runs]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _check(sample: Sample, structure: Structure) -> None:
@@ -327,6 +337,15 @@ def _check(sample: Sample, structure: Structure) -> None:
         raise ValueError(f"{where}: {length} residues, aligned errors of shape {structure.pae.shape}")
     if not (np.abs(structure.coordinates) < FARTHEST).all():  # NaN neither
         raise ValueError(f"{where}: coordinates are not finite, or beyond {FARTHEST:.1e} Å")
+
+
+def _text(tensor: NDArray | None) -> str | None:
+    """The letters that `_letters` has made bytes of. Raises ValueError where they are none."""
+    if tensor is None:
+        return None
+    if tensor.dtype != np.uint8:
+        raise ValueError(f"letters of type {tensor.dtype}")
+    return tensor.tobytes().decode("ascii")
 
 
 def _letters(text: str) -> NDArray[np.uint8]:

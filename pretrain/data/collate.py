@@ -41,7 +41,7 @@ def pack(
         ),
         structure=_structures([row.structure for row in rows]),
         function=Texts(
-            torch.tensor([piece for row in rows for piece in row.ids], dtype=torch.int64),
+            torch.from_numpy(np.array([piece for row in rows for piece in row.ids], dtype=np.int64)),
             _offsets(len(row.ids) for row in rows),
         ),
         image=Images(
@@ -80,7 +80,7 @@ def _lengths(row: Row, spec: InputSpec) -> tuple[int, ...]:
     """Tokens of each modality, in `Modality`'s order."""
     start, stop = row.window
     sequence = 0 if row.sequence is None else min(stop, len(row.sequence)) - start
-    first, last = (0, 0) if row.structure is None else np.searchsorted(row.structure.residue, row.window).tolist()
+    first, last = (0, 0) if row.structure is None else row.structure.residue.searchsorted(row.window).tolist()
     image = len(row.stored.get(Modality.IMAGE, ())) or len(row.images) * spec.image_patches
     return sequence, last - first, len(row.ids), image
 

@@ -4,7 +4,6 @@ Configuration and tokenizer are `transformers`'; the model is `pretrain.encoders
 """
 
 import json
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,6 +18,7 @@ from pretrain.encoders import bert, weights
 from pretrain.encoders.esm import framed
 from pretrain.sample import canonical
 
+WORDS, LONG = 1 << 17, 64  # words whose pieces are kept, and characters of one that is not
 FILES = "function"  # the folder of an exported model that holds the configuration and the tokenizer
 WHAT = "function encoder (text)"
 
@@ -41,14 +41,36 @@ class TextConfig(Config):
     max_length: PositiveInt = 128
 
 
-@dataclass(frozen=True)
 class WordPieces:
-    """text → word-piece ids, without CLS and SEP, cut to `max_length`. Picklable, for loader workers."""
+    """text → word-piece ids, without CLS and SEP, cut to `max_length`. Picklable, for loader workers.
 
-    tokenizer: Any
-    max_length: int
+    BERT's rules look no further than a space, and descriptions are made of few words: there, each word's pieces are
+    kept, which is ten times as fast. Other tokenizers see the whole text.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self.tokenizer, self.max_length = tokenizer, max_length
+        self._by_word, self._words = _by_word(tokenizer), dict[str, list[int]]()
+
+    def __reduce__(self) -> tuple[type["WordPieces"], tuple[Any, int]]:
+        return WordPieces, (self.tokenizer, self.max_length)
 
     def __call__(self, text: str) -> list[int]:
+        if not self._by_word:
+            return self._pieces(text)
+        found: list[int] = []
+        for word in text.split(" "):
+            pieces = self._words.get(word)
+            if pieces is None:
+                pieces = self._pieces(word)
+                if len(self._words) < WORDS and len(word) < LONG:
+                    self._words[word] = pieces
+            found += pieces
+            if len(found) >= self.max_length:
+                break
+        return found[: self.max_length]
+
+    def _pieces(self, text: str) -> list[int]:
         found = self.tokenizer(
             text,
             add_special_tokens=False,
@@ -58,6 +80,19 @@ class WordPieces:
             return_token_type_ids=False,
         )
         return found["input_ids"]
+
+
+def _by_word(tokenizer: Any) -> bool:
+    """Whether a text's pieces are those of its words, one after another, and its first ones are kept."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if (
+        backend is None
+        or tokenizer.truncation_side != "right"
+        or any(" " in word for word in tokenizer.get_added_vocab())
+    ):
+        return False
+    kinds = (backend.normalizer, backend.pre_tokenizer, backend.model)
+    return [type(kind).__name__ for kind in kinds] == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
 
 
 class TextEncoder(nn.Module):

@@ -21,6 +21,15 @@ def test_a_draw_depends_on_each_part_of_its_key_and_on_nothing_else():
     assert [tuple(generator(*key).random(3)) for key in reversed(keys)] == draws[::-1]
 
 
+@pytest.mark.parametrize(
+    "key", [(0, 0, 0, Purpose.TEXT), (1, 2, 3, Purpose.KEEP), (2**63 - 1, 2**40, 77, Purpose.WINDOW)]
+)
+def test_draws_are_those_of_philox_and_stay_so(key: tuple[int, int, int, Purpose]):
+    seed, step, slot, purpose = key
+    plain = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, purpose, slot, step]))
+    assert np.array_equal(generator(*key).integers(1 << 62, size=9), plain.integers(1 << 62, size=9))
+
+
 @pytest.mark.parametrize("share", [0.01, 1 / 6, 0.5, 0.9, 1.0])
 def test_budget_totals_are_exact_and_within_what_there_is(share: float):
     config = MaskingConfig(keep=share, alpha=Alpha(sequence=0.05, structure=3.0))

@@ -1,16 +1,20 @@
 """The sample's codec: what comes back, the same bytes in every process, and damage that is named as such."""
 
+import copy
 import hashlib
 import json
 import os
+import pickle
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from numpy.typing import NDArray
 
 from pretrain import sample as codec
 from pretrain.sample import (
@@ -238,19 +242,37 @@ def test_a_member_cut_anywhere_is_corrupt_and_nothing_else(name: str) -> None:
             decode({member: data[:end], **dict(images)})
 
 
-def test_a_damaged_member_is_corrupt_or_reads_but_raises_nothing_else() -> None:
-    """Every byte of the header changed in turn. What still parses is the shard checksum's business."""
-    (member, data), *images = encode(SOME["all"])
+@pytest.mark.parametrize("name", ["all", "structure"])
+@pytest.mark.parametrize("bits", [0x15, 0x01, 0x08])
+def test_a_damaged_member_is_corrupt_or_keeps_the_contract(name: str, bits: int) -> None:
+    """Every byte of the header changed in turn. What still parses is the shard checksum's business, but whatever does
+    is a sample that `Sample` would have taken: `decode` does not ask it."""
+    (member, data), *images = encode(SOME[name])
     header = 8 + struct.unpack("<Q", data[:8])[0]
     refused = 0
     for place in range(header):
         broken = bytearray(data)
-        broken[place] ^= 0x15
+        broken[place] ^= bits
         try:
-            decode({member: bytes(broken), **dict(images)})
+            found = decode({member: bytes(broken), **dict(images)})
         except CorruptSample:
             refused += 1
-    assert refused > header / 2
+        else:
+            replace(found, structures=tuple(replace(structure) for structure in found.structures))
+    assert header / 3 < refused < header
+
+
+def test_a_structure_that_was_read_is_like_any_other() -> None:
+    """Its arrays are made when they are asked for: also by a copy, by another process, or by nobody."""
+    data = dict(encode(SOME["all"]))
+    for copied in (copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one)), lambda one: replace(one)):  # noqa: S301
+        assert_equal(copied(decode(data)), SOME["all"])
+        first = copied(decode(data).structures[0])
+        assert_equal(replace(decode(data), structures=(first, SOME["all"].structures[1])), SOME["all"])
+    read = decode(data).structures[0]
+    assert read.coordinates is read.coordinates and not hasattr(read, "colour")
+    with pytest.raises(ValueError, match="beyond the sequence"):
+        replace(decode(data), sequence="MK")
 
 
 @pytest.mark.parametrize(
@@ -274,6 +296,34 @@ def test_a_deeply_nested_header_is_corrupt() -> None:
     header = b"[" * 200_000
     with pytest.raises(CorruptSample):
         decode({"a.safetensors": struct.pack("<Q", len(header)) + header})
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("structure", {"letters": None}),
+        ("structure", {"letters": (np.zeros(2, np.uint8))}),
+        ("structure", {"letters": np.full(3, 200, np.uint8)}),
+        ("structure", {"letters": np.full(3, 0x4141, np.int16)}),
+        ("structure", {"mask": np.ones((3, 3), np.uint8)}),
+        ("structure", {"confidence": np.ones(4, np.uint8)}),
+        ("structure", {"states": np.full(2, 65, np.uint8)}),
+        ("structure", {"pae": np.ones((3, 2), np.uint8)}),
+        ("structure", {"xyz": np.full((3, 4, 3), -(2**31), np.int32)}),
+        ("structure", {"xyz": np.zeros((3, 4), np.int16)}),
+        ("structure", {"xyz": np.zeros((0, 4, 3), np.int16)}),
+        ("all", {"xyz": np.zeros((6, 3, 3), np.int16)}),
+    ],
+)
+def test_arrays_that_break_the_contract_are_corrupt(name: str, change: dict[str, NDArray | None]) -> None:
+    (member, data), *images = encode(SOME[name])
+    tensors = safetensors.numpy.load(data)
+    about = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])["__metadata__"]
+    tensors |= {f"0.{each}": array for each, array in change.items() if array is not None}
+    kept = {each: array for each, array in tensors.items() if change.get(each.removeprefix("0."), array) is not None}
+    with pytest.raises(CorruptSample):
+        decode({member: safetensors.numpy.save(kept, about), **dict(images)})
+    assert decode({member: safetensors.numpy.save(safetensors.numpy.load(data), about), **dict(images)}).structures
 
 
 def test_members_that_do_not_belong_together_are_corrupt() -> None:
@@ -308,7 +358,11 @@ def test_a_tensor_beyond_the_member_or_of_another_shape_is_corrupt() -> None:
 
 @pytest.mark.parametrize(
     "runs",
-    [[[0, 10**13]], [[0, 2]], [[0, -3], [0, 6]], [[0]], [[10**30, 3]], [["0", 3]], [[0, -(10**13)], [0, 10**13 + 3]]],
+    [
+        *([[0, 10**13]], [[0, 2]], [[0, -3], [0, 6]], [[0]], [[10**30, 3]], [["0", 3]]),
+        *([[0, -(10**13)], [0, 10**13 + 3]], [[1, 2], [2, 1]], [[3, 2], [0, 1]], [[-1, 3]], [[2**31 - 2, 3]]),
+        *([[0, 1.5], [2, 1.5]], [[0, 3, 0]], {}, [[0, 4]]),
+    ],
 )
 def test_residue_runs_are_not_believed(runs: list[list[object]]) -> None:
     data = encode(SOME["structure"])[0][1]

@@ -1,10 +1,13 @@
 """Texts through BERT: what goes in and out, that it is what transformers makes, and that nothing of the batch shows."""
 
 import json
+import copy
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tokenizers
 import torch
 
 from pretrain.batch import Texts, offsets_of
@@ -50,6 +53,36 @@ def test_word_pieces_come_without_bos_and_eos_cut_and_picklable(encoder: TextEnc
     assert encoder.tokenize("") == []
     copy = pickle.loads(pickle.dumps(encoder.tokenize))  # noqa: S301 - as loader workers get it
     assert isinstance(copy, WordPieces) and copy("zinc and ATP") == encoder.tokenize("zinc and ATP")
+
+
+def test_word_by_word_gives_what_the_whole_text_gives(encoder: TextEncoder) -> None:
+    words = [
+        "binds",
+        "ATP,",
+        "Kinases",
+        "(of)",
+        "5′→3′",
+        "naïve",
+        "e\u0301",
+        "中文",
+        "a\tb",
+        "a\x1cb",
+        "\xa0the",
+        "\u2028",
+    ]
+    words += ["[SEP]", "x[MASK]y", "[ MASK", "", "", "\u0301", "\0", "\ufffd", "İ", "ΣΑΣ", "zinc" * 40, ".", "\n"]
+    draw = np.random.default_rng(0)
+    for _ in range(300):
+        text = " ".join(draw.choice(words, draw.integers(12)))
+        assert encoder.tokenize(text) == encoder.tokenize.tokenizer(text, add_special_tokens=False)["input_ids"][:40]
+    assert encoder.tokenize._words.get("ATP,") and not any("zinczinc" in word for word in encoder.tokenize._words)
+
+
+def test_another_kind_of_tokenizer_sees_the_whole_text(encoder: TextEncoder) -> None:
+    other = copy.deepcopy(encoder.tokenize.tokenizer)
+    other.backend_tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split("the", "isolated")
+    pieces = WordPieces(other, 40)
+    assert pieces("of the") == other("of the", add_special_tokens=False)["input_ids"] and not pieces._words
 
 
 def test_each_text_gets_what_the_model_gives_it_alone(folder: Path, encoder: TextEncoder) -> None:
