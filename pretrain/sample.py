@@ -19,10 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.member import About as About
-from pretrain.member import Chain, CorruptSample, Header, parse, serialize
-from pretrain.member import Term as Term
-from pretrain.member import Text as Text
+from pretrain.member import About, Chain, CorruptSample, Header, Term, Text, parse, serialize
 from pretrain.member import canonical as canonical
 
 T = TypeVar("T")
