@@ -26,7 +26,7 @@ from pydantic import PositiveInt
 from scipy.spatial import KDTree
 from torch import Tensor, nn
 
-from pretrain.batch import Structures, Tokens, owners_of
+from pretrain.batch import Structures, Tokens, lengths_of, owners_of
 from pretrain.config import Config
 from pretrain.encoders import weights
 from pretrain.sample import BACKBONE
@@ -35,6 +35,8 @@ RESIDUES = "GASPVTCILNDQKEMHFRYW"  # TorchDrug's order; any other letter is the 
 REACH = 2  # residues along the chain
 RADIUS = 10.0  # Å
 NEAREST = 10
+ALPHA = BACKBONE.index("CA")
+PAIRS = 1 << 22  # that are looked at together; 32 MB for a distance of each
 SEPARATION = 5  # residues along the chain, at least, between neighbours in space
 RELATIONS = 2 * REACH + 3
 WHAT = "structure encoder (gearnet)"
@@ -153,7 +155,10 @@ class RunningNorm(nn.BatchNorm1d):
 
 def edges(structures: Structures) -> tuple[Tensor, Tensor, Tensor]:
     """(source, target, relation), int64 [E] each, over the batch's residues; messages go from source to target."""
-    parts = [*_sequential(structures), *_spatial(structures)]
+    near = _searched if structures.coordinates.is_cuda else _looked_up
+    spatial = [_apart(structures, *pairs) for pairs in near(structures)]
+    along = [torch.full_like(source, 2 * REACH + 1 + i) for i, (source, _) in enumerate(spatial)]
+    parts = [*_sequential(structures), *((*pairs, kind) for pairs, kind in zip(spatial, along, strict=True))]
     source, target, relation = (torch.cat(part) for part in zip(*parts, strict=True))
     return source, target, relation
 
@@ -174,31 +179,62 @@ def _sequential(structures: Structures) -> list[tuple[Tensor, Tensor, Tensor]]:
     return found
 
 
-def _spatial(structures: Structures) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """The radius and the nearest-neighbour relation, protein by protein: a tree each, so that no batch mate is near.
+Pairs = tuple[Tensor, Tensor]  # (source, target), int64 [E] each
 
-    Residues without Cα take no part, nor do pairs at the same place (distance 0 says that a coordinate is a filler).
+
+def _apart(structures: Structures, source: Tensor, target: Tensor) -> Pairs:
+    """The pairs that count: not close along the chain, nor at one place (then a coordinate is a filler)."""
+    far = (structures.positions[source] - structures.positions[target]).abs() >= SEPARATION
+    source, target = source[far], target[far]
+    x, y, z = structures.coordinates[:, ALPHA].unbind(1)
+    moved = (x[source] != x[target]) | (y[source] != y[target]) | (z[source] != z[target])
+    return source[moved], target[moved]
+
+
+def _looked_up(structures: Structures) -> tuple[Pairs, Pairs]:
+    """Pairs within the radius, and pairs of a residue and its nearest, both without residues that have no Cα.
+
+    Protein by protein: a tree each, so that no batch mate is near.
     """
-    place = BACKBONE.index("CA")
-    points = structures.coordinates[:, place].double().cpu().numpy()
-    has = structures.mask[:, place].cpu().numpy()
-    positions, bounds = structures.positions.cpu().numpy(), structures.offsets.tolist()
-    pairs: tuple[list[NDArray], list[NDArray]] = ([], [])
-    for begin, end in pairwise(bounds):
+    points = structures.coordinates[:, ALPHA].double().numpy()
+    has = structures.mask[:, ALPHA].numpy()
+    found: tuple[list[NDArray], list[NDArray]] = ([], [])
+    for begin, end in pairwise(structures.offsets.tolist()):
         rows = begin + np.flatnonzero(has[begin:end])
         if len(rows) < 2:
             continue
         tree = KDTree(points[rows])
-        for kind, local in zip(pairs, (_within(tree), _nearest(tree)), strict=True):
-            source, target = rows[local]
-            far = np.abs(positions[source] - positions[target]) >= SEPARATION
-            kind.append(np.stack([source, target])[:, far & (points[source] != points[target]).any(axis=1)])
-    device = structures.coordinates.device
-    found = []
-    for i, kind in enumerate(pairs):
-        both = torch.from_numpy(np.concatenate([np.zeros((2, 0), np.int64), *kind], axis=1)).to(device)
-        found.append((both[0], both[1], torch.full_like(both[0], 2 * REACH + 1 + i)))
-    return found
+        for pairs, local in zip(found, (_within(tree), _nearest(tree)), strict=True):
+            pairs.append(rows[local])
+    within, nearest = (torch.from_numpy(np.concatenate([np.zeros((2, 0), np.int64), *each], axis=1)) for each in found)
+    return (within[0], within[1]), (nearest[0], nearest[1])
+
+
+def _searched(structures: Structures) -> tuple[Pairs, Pairs]:
+    """The same by holding every residue against all of its protein, on the device where the coordinates are.
+
+    For a GPU: it has done that before the host has the coordinates. On a core, trees are several times as fast.
+    """
+    count, device = len(structures.letters), structures.offsets.device
+    points, has = structures.coordinates[:, ALPHA].double(), structures.mask[:, ALPHA]
+    owners = owners_of(structures.offsets)
+    begin, end = structures.offsets[owners], structures.offsets[owners + 1]
+    longest = max(1, int(lengths_of(structures.offsets).max())) if count else 1
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for target in torch.arange(count, device=device).split(max(1, PAIRS // longest)):
+        source = begin[target, None] + torch.arange(longest, device=device)
+        there = source < end[target, None]
+        source = source.clamp(max=count - 1)
+        there &= has[source] & has[target, None] & (source != target[:, None])
+        x, y, z = ((points[source, axis] - points[target, axis, None]).square() for axis in range(3))
+        square = (x + y + z).masked_fill(~there, torch.inf)
+        nearest = square.topk(min(NEAREST, longest), largest=False)
+        near = torch.zeros_like(there).scatter(1, nearest.indices, nearest.values.isfinite())
+        for pairs, chosen in zip(found, (square <= RADIUS**2, near), strict=True):
+            row, column = chosen.nonzero(as_tuple=True)
+            pairs.append(torch.stack([source[row, column], target[row]]))
+    within, nearest = (torch.cat(each, dim=1) for each in found)
+    return (within[0], within[1]), (nearest[0], nearest[1])
 
 
 def _within(tree: KDTree) -> NDArray[np.int64]:

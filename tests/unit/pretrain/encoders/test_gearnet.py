@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pretrain.batch import Structures, offsets_of
+from pretrain.encoders import gearnet
 from pretrain.encoders.gearnet import RELATIONS, RESIDUES, GearNet, GearNetConfig, RunningNorm, edges
 
 SMALL = GearNetConfig(weights="random", layers=3, hidden=8)
@@ -80,6 +81,28 @@ def test_edges_equal_brute_force(missing: tuple[int, ...]) -> None:
     found = listed(batch)
     assert len(found) == len(set(found)) and set(found) == brute_force(batch)
     assert {relation for _, _, relation in found} == set(range(RELATIONS))
+
+
+def pairs(found: tuple[gearnet.Pairs, gearnet.Pairs]) -> list[set[tuple[int, int]]]:
+    return [set(zip(source.tolist(), target.tolist(), strict=True)) for source, target in found]
+
+
+@pytest.mark.parametrize("at_once", [1, 700, 1 << 22])
+def test_a_search_on_the_device_finds_what_the_trees_find(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Here on the CPU, where nothing but the time tells that it is not its place."""
+    monkeypatch.setattr(gearnet, "PAIRS", at_once)
+    for missing in ((), (0, 3, 4, 30, 70, 78), tuple(range(79))):
+        batch = structures([walk(40, 1), walk(0, 0)[:0], walk(30, 2), walk(9, 3), walk(1, 4)[:0]], missing=missing)
+        searched = gearnet._searched(batch)
+        assert pairs(searched) == pairs(gearnet._looked_up(batch))
+        assert [len(each) for each in pairs(searched)] == [len(source) for source, _ in searched], "none is found twice"
+    assert pairs(gearnet._searched(structures([]))) == [set(), set()]
+    on_lattice = structures([np.array([[0, 0, 0], [6, 8, 0], [6, 8.25, 0]], np.float32)], [[0, 5, 10]])
+    assert (
+        pairs(gearnet._searched(on_lattice))[0]
+        == pairs(gearnet._looked_up(on_lattice))[0]
+        == {(0, 1), (1, 0), (1, 2), (2, 1)}
+    )
 
 
 @pytest.mark.parametrize(
