@@ -4,16 +4,15 @@ A sample becomes one `<key>.safetensors` member (sequence, coordinates, terms, t
 per image, still encoded. The safetensors header carries a single metadata key, `sample`, canonical JSON: several keys
 come out in another order in every process, one key does not, and so the same protein is the same bytes everywhere.
 
-Reading is what a run does all day. So `decode` checks a member by its types, shapes and runs, which says of every array
-what `Sample` asks of it, and builds the arrays of a structure when they are first asked for.
+`decode` checks types, shapes and runs, which says of an array what `Sample` asks of it; arrays are made when asked for.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import IntFlag, StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import numpy as np
@@ -30,6 +29,7 @@ BACKBONE = ("N", "CA", "C", "O")
 CHANNELS = ("protein", "nucleus", "microtubules", "er")  # the planes of an image, in the order of its PNG's bands
 STEP = 0.01  # Å; coordinates are stored in these
 LONGEST = 1 << 31  # residues; positions are of 32 bits
+KNOWN = frozenset(each.name for each in fields(About))
 FARTHEST = STEP * np.iinfo(np.int32).max  # Å; what the widest stored type holds
 
 
@@ -82,12 +82,10 @@ class Structure:
     if not TYPE_CHECKING:  # to a type checker, any misspelt name would be an array
 
         def __getattr__(self, name: str) -> NDArray:
-            """Coordinates and mask of a structure that was read: most are not the one that a step draws."""
-            if name not in ("coordinates", "mask") or "_packed" not in self.__dict__:
+            """Coordinates, mask and residues of a structure that was read: a step draws one structure, not all."""
+            if name not in ("coordinates", "mask", "residue") or "_packed" not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            steps, mask = self.__dict__["_packed"]
-            self.__dict__["coordinates"] = np.multiply(steps, np.float32(STEP), dtype=np.float32)
-            self.__dict__["mask"] = np.ones(steps.shape[:2], dtype=bool) if mask is None else mask.astype(bool)
+            self.__dict__.update(_arrays(*self.__dict__["_packed"]))
             return self.__dict__[name]
 
     def __len__(self) -> int:
@@ -211,17 +209,19 @@ def _decode(key: str, members: Mapping[str, bytes], header: Header, tensors: dic
     if header.format != FORMAT or header.key != key:
         raise CorruptSample(f"{key}: format {header.format}, key {header.key!r}; expected {FORMAT}, {key!r}")
     sequence = _text(tensors.get("sequence"))
-    structures = tuple(_unpack(i, chain, tensors, sequence) for i, chain in enumerate(header.structures))
+    structures = tuple([_unpack(i, chain, tensors, sequence) for i, chain in enumerate(header.structures)])
     if (header.terms is None) != (header.texts is None):
         raise CorruptSample(f"{key}: header has only one of terms and texts")
-    function = None if header.terms is None or header.texts is None else Function(header.terms, header.texts)
+    function = None if header.terms is None else Function(header.terms, header.texts or ())
     pictures = (
         (members[f"{key}.{i}.{each.type}"], msgspec.structs.asdict(each)) for i, each in enumerate(header.images)
     )
-    images = tuple(Image(data=data, **entry) for data, entry in pictures)
-    known: dict[str, Any] = header.about
-    held = {"structures": structures, "function": function, "images": images, "about": About(**known)}
-    sample = _made(Sample, key=key, sequence=sequence, **held)
+    images = tuple([Image(data=data, **entry) for data, entry in pictures])
+    if not header.about.keys() <= KNOWN:
+        raise CorruptSample(f"{key}: {', '.join(sorted(header.about.keys() - KNOWN))} is not known about a protein")
+    about = _made(About, **header.about)  # the class has the defaults
+    parts = {"sequence": sequence, "structures": structures, "function": function, "images": images}
+    sample = _made(Sample, key=key, about=about, **parts)
     sample._named()
     return sample
 
@@ -258,8 +258,7 @@ def _pack(sample: Sample, i: int, tensors: dict[str, NDArray[np.generic]]) -> di
 
 def _unpack(i: int, entry: Chain, tensors: dict[str, NDArray], sequence: str | None) -> Structure:
     """Structure i, held to its contract (see `_check`) by runs, types and shapes."""
-    steps, atoms = tensors[f"{i}.xyz"], len(entry.atoms)
-    count = end = 0
+    steps, atoms, count, end = tensors[f"{i}.xyz"], len(entry.atoms), 0, 0
     for start, run in entry.runs:
         if start < end or run < 1:
             raise CorruptSample(f"structure {entry.id}: not strictly increasing: runs {entry.runs!r:.80}")
@@ -281,14 +280,13 @@ def _unpack(i: int, entry: Chain, tensors: dict[str, NDArray], sequence: str | N
         Structure,
         id=entry.id,
         letters=letters,
-        residue=_expanded(entry.runs),
         atoms=entry.atoms,
         confidence=None if found["confidence"] is None else found["confidence"].astype(np.float32),
         resolution=entry.resolution,
         identity=entry.identity,
         states=_text(found["states"]),
         pae=found["pae"],
-        _packed=(steps, found["mask"]),
+        _packed=(steps, found["mask"], entry.runs),
     )
     if steps.itemsize > 2 and not (np.abs(structure.coordinates) < FARTHEST).all():
         raise CorruptSample(f"structure {entry.id}: coordinates beyond {FARTHEST:.1e} Å")
@@ -308,10 +306,14 @@ def _runs(residue: NDArray[np.int32]) -> list[list[int]]:
     return [[int(part[0]), len(part)] for part in np.split(residue, breaks)]
 
 
-def _expanded(runs: Sequence[tuple[int, int]]) -> NDArray[np.int32]:
-    """What `_runs` was made of."""
+def _arrays(steps: NDArray, mask: NDArray | None, runs: Sequence[tuple[int, int]]) -> dict[str, NDArray]:
+    """What `_pack` has made of a structure, made back."""
     parts = [np.arange(start, start + count, dtype=np.int32) for start, count in runs]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return {
+        "coordinates": np.multiply(steps, np.float32(STEP), dtype=np.float32),
+        "mask": np.ones(steps.shape[:2], dtype=bool) if mask is None else mask.astype(bool),
+        "residue": parts[0] if len(parts) == 1 else np.concatenate(parts),
+    }
 
 
 def _check(sample: Sample, structure: Structure) -> None:
@@ -338,11 +340,9 @@ def _check(sample: Sample, structure: Structure) -> None:
 
 def _text(tensor: NDArray | None) -> str | None:
     """The letters that `_letters` has made bytes of. Raises ValueError where they are none."""
-    if tensor is None:
-        return None
-    if tensor.dtype != np.uint8:
+    if tensor is not None and tensor.itemsize != 1:
         raise ValueError(f"letters of type {tensor.dtype}")
-    return tensor.tobytes().decode("ascii")
+    return None if tensor is None else tensor.tobytes().decode("ascii")
 
 
 def _letters(text: str) -> NDArray[np.uint8]:

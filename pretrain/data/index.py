@@ -185,15 +185,14 @@ def members(span: bytes) -> dict[str, bytes]:
     """
     found, at = {}, 0
     while at < len(span):
-        header = span[at : at + BLOCK]
-        if len(header) < BLOCK or header[257:262] != b"ustar" or header[156:157] not in (b"0", b"\0"):
+        body = at + BLOCK
+        if body > len(span) or not span.startswith(b"ustar", at + 257) or span[at + 156] not in b"0\0":
             raise CorruptSample(f"no tar member at byte {at} of the sample's {len(span)}")
         try:
-            name = header[:100].rstrip(b"\0").decode("ascii")
-            size = int(header[124:136].rstrip(b"\0 "), 8)
+            name = span[at : at + 100].rstrip(b"\0").decode("ascii")
+            size = int(span[at + 124 : at + 136].rstrip(b"\0 "), 8)
         except ValueError as error:
             raise CorruptSample(f"tar header at byte {at}: {error}") from error
-        body = at + BLOCK
         if not 0 <= size <= len(span) - body:
             raise CorruptSample(f"member {name} of {size} bytes, {len(span) - body} left")
         found[name] = span[body : body + size]
