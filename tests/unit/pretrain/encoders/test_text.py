@@ -1,7 +1,7 @@
 """Texts through BERT: what goes in and out, that it is what transformers makes, and that nothing of the batch shows."""
 
-import json
 import copy
+import json
 import pickle
 from pathlib import Path
 
