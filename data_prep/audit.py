@@ -114,6 +114,7 @@ class _Shard:
         self.damage: list[Damage] = []
         self.at = self.count = self.residues = self.index_bytes = 0
         self.counts: Counter[str] = Counter()
+        self.facets: Counter[int] = Counter()
         self._digest = hashlib.sha256()
 
     def samples(self) -> Iterator[tuple[str, Sample]]:
@@ -144,6 +145,7 @@ class _Shard:
         return Shard(
             self.split, self.group, self.path, self.count, self.residues, self.at, self._digest.hexdigest(),
             self.index_bytes, self.entry["index_sha256"], dict(self.counts),
+            shards.by_facets(self.facets),
         )  # fmt: skip
 
     def _index(self) -> ShardIndex | None:
@@ -197,6 +199,7 @@ class _Shard:
             self._compare(sample, key, index, i)
             self.counts.update(shards.payload(sample, found[f"{sample.key}.safetensors"]))
             self.counts.update(f.name.lower() for f in Facet if f in sample.facets and f.name)
+            self.facets[int(sample.facets)] += 1
             self.count += 1
             self.residues += len(sample.sequence or "")
             yield key, sample

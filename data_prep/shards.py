@@ -9,7 +9,7 @@ import json
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ PAYLOADS = ("sequence", "structure", "term", "text", "image", "about")
 
 @dataclass(frozen=True)
 class Shard:
-    """One written shard. `counts`: samples by facet name, and bytes by what they hold (see `payload`)."""
+    """One written shard. `counts`: samples by facet name, and bytes by what they hold (see `payload`).
+
+    facets: samples by combination of facets (the number that the index has, as text), which planning a run needs.
+    """
 
     split: str
     group: str
@@ -38,6 +41,7 @@ class Shard:
     index_bytes: int
     index_sha256: str
     counts: dict[str, int] = field(repr=False)
+    facets: dict[str, int] = field(default_factory=dict, repr=False)
 
     @property
     def index_path(self) -> str:
@@ -113,6 +117,7 @@ class _Writer:
         self._keys: list[str] = []
         self._columns: list[tuple[int, ...]] = []
         self._counts: Counter[str] = Counter()
+        self._facets: Counter[int] = Counter()
 
     def add(self, sample: Sample) -> None:
         members = encode(sample)
@@ -121,6 +126,7 @@ class _Writer:
         self._keys.append(sample.key)
         self._counts.update(payload(sample, members[0][1]))
         self._counts.update(f.name.lower() for f in Facet if f in sample.facets and f.name)
+        self._facets[int(sample.facets)] += 1
         self._write(span)
 
     def _write(self, data: bytes) -> None:
@@ -144,7 +150,13 @@ class _Writer:
             index_bytes=len(index),
             index_sha256=hashlib.sha256(index).hexdigest(),
             counts=dict(self._counts),
+            facets=by_facets(self._facets),
         )
+
+
+def by_facets(counts: Mapping[int, int]) -> dict[str, int]:
+    """As the manifest has it: JSON's keys are text."""
+    return {str(facets): count for facets, count in sorted(counts.items())}
 
 
 def write(folder: Path, split: str, number: int, samples: Iterable[Sample]) -> Shard:
@@ -242,6 +254,6 @@ def tree(shards: list[Shard]) -> dict[str, dict[str, dict[str, Any]]]:
         entry = out.setdefault(shard.split, {}).setdefault(shard.group, {"samples": 0, "residues": 0, "shards": []})
         entry["samples"] += shard.samples
         entry["residues"] += shard.residues
-        about = ("path", "samples", "bytes", "sha256", "index_sha256")
+        about = ("path", "samples", "bytes", "sha256", "index_sha256", "facets")
         entry["shards"].append({name: getattr(shard, name) for name in about})
     return out

@@ -1,5 +1,6 @@
 """Rank facts and the few collectives that the rest needs. One process without a process group is a world of one."""
 
+import socket
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -20,6 +21,15 @@ def rank() -> int:
 
 def world() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def hosts() -> int:
+    """Hosts, where their ranks are equal blocks in a row, as every launcher counts them; otherwise 1. Collective."""
+    names = gather_objects(socket.gethostname())
+    count = len(set(map(str, names)))
+    each = world() // count
+    blocks = [set(map(str, names[i * each : (i + 1) * each])) for i in range(count)]
+    return count if world() % count == 0 and all(len(block) == 1 for block in blocks) else 1
 
 
 def device() -> torch.device:

@@ -31,6 +31,7 @@ from pretrain.encoders.bundle import Encoders
 from pretrain.evaluation.card import card
 from pretrain.evaluation.history import History
 from pretrain.inference import CONFIG, WEIGHTS, Exported, strip
+from pretrain.places import Place
 from pretrain.run import RunConfig
 from pretrain.sample import CorruptSample, Modality, Sample
 
@@ -104,7 +105,7 @@ def _check_encoders(found: Checkpoint, encoders: Encoders) -> None:
         )
 
 
-def training_samples(data: Path) -> list[Sample]:
+def training_samples(data: str | Path) -> list[Sample]:
     """Some CENTRED_ON training proteins, evenly of each group; none, with a warning, where the data is gone."""
     try:
         dataset = Dataset.open(data)
@@ -152,7 +153,7 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _manifest(data: Path) -> dict[str, Any]:
+def _manifest(data: str) -> dict[str, Any]:
     """The data set's manifest, for the card; empty where the data has moved since (the card then says so)."""
-    path = data / MANIFEST
-    return json.loads(path.read_text()) if path.is_file() else {}
+    place = Place(str(data))
+    return json.loads(place.read(MANIFEST)) if place.exists(MANIFEST) else {}

@@ -8,7 +8,6 @@ import torch
 
 from pretrain import checkpoint, distributed, models
 from pretrain.checkpoint import Disk, Folder
-from pretrain.data.index import Dataset
 from pretrain.data.loader import Loader
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.data.stored import Stored, choose
@@ -30,9 +29,9 @@ class Parts:
     stored: Stored
 
 
-def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None) -> Parts:
+def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: int = 1) -> Parts:
     """Everything that can be wrong with a configuration or its files is found here, before the first step."""
-    dataset = Dataset.open(run.data.path)
+    dataset = run.data.open()
     encoders = Encoders.build(run.frozen)
     spec, identity = encoders.spec(), identity_of(run, dataset, encoders)
     names = {
@@ -46,7 +45,7 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None) -> Parts
     def loader(split: str, how: PlanConfig, accumulate: int) -> Loader:
         plan = Plan(dataset, split, how, run.seed, spec)
         limit = run.data.max_damaged_in_row
-        return Loader(dataset, plan, spec, *place, accumulate, run.data.workers, limit, stored)
+        return Loader(dataset, plan, spec, *place, accumulate, run.data.workers, limit, stored, hosts)
 
     training = loader("train", run.data.plan, run.engine.accumulate)
     try:

@@ -42,7 +42,8 @@ def train(run: RunConfig) -> None:
     device = start(run.engine)
     folder = folder_of(run.checkpoints, run.out / "fetched")
     found = newest(folder)
-    parts = distributed.together(lambda: prepare(run, found))
+    hosts = distributed.hosts()
+    parts = distributed.together(lambda: prepare(run, found, hosts))
     check_alike(parts.stored)
     encoders = parts.encoders.to(device)
     if device.type == "cuda" and run.engine.precision == "bf16":

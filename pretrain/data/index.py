@@ -2,29 +2,37 @@
 
 Layout of a data set: `<split>/<modalities>/00042.tar` with `00042.index.safetensors` beside it, `manifest.json`,
 `rejected.jsonl` and `ontology.json` at the top. Position → bytes is arithmetic: no shard is opened to plan.
-Imports numpy, isal and safetensors only.
+
+A data set of 10^8 samples has 5 GB of indices. So a group holds numbers per shard, and a shard's index is read when
+something in it is asked for; those read last stay. Imports neither torch nor, for a local folder, fsspec.
 """
 
-import hashlib
-import json
-import os
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from isal.isal_zlib import crc32  # zlib's, seven times as fast
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from pretrain.sample import CorruptSample, Modality, Sample, decode, group_name
+from pretrain.data.cache import CACHE_GIB, GIB, Cache, default_folder
+from pretrain.data.files import Files
+from pretrain.places import Place
+from pretrain.sample import CorruptSample, Facet, Modality, Sample, decode
 
 SUFFIX = ".index.safetensors"
 MANIFEST = "manifest.json"
 FORMAT = 1
 BLOCK = 512  # bytes of a tar header, and what members are padded to
-OPEN = 128  # shards held open per process; a window over the shards of every group fits, and so do common limits
+OPEN = 384  # files held open per process: windows over the shards of every group, within the usual limit of 1,024
+READ = 128 << 20  # bytes of indices held per process; the same windows' at 10^4 samples a shard
+COMBINATIONS = 1 << len(Facet)
+LONGEST = 1 << 16  # residues; longer sequences are counted as so long
+SOME = 16  # shards of a group that stand for all where an average or an estimate will do
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +45,7 @@ class ShardIndex:
     characters of its longest text. images: int32 [n], number of images. 0 where absent.
     """
 
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     offset: NDArray[np.int64]
     size: NDArray[np.int64]
     crc: NDArray[np.uint32]
@@ -65,8 +73,7 @@ class ShardIndex:
         """From the file's bytes; `path` is for messages. Raises ValueError as `read` does."""
         try:
             columns = load(data)
-            keys = columns.pop("keys").tobytes().decode()
-            index = ShardIndex(tuple(keys.split("\n")) if keys else (), **columns)
+            index = ShardIndex(Keys(columns.pop("keys")), **columns)
         except Exception as error:  # the format's library raises a type of its own, and missing columns a TypeError
             raise ValueError(f"{path}: not a shard index: {error}") from error
         lengths = {f.name: len(getattr(index, f.name)) for f in fields(index)}
@@ -75,33 +82,63 @@ class ShardIndex:
         return index
 
 
+class Keys(Sequence[str]):
+    """Lines of ASCII, decoded when they are asked for. text: uint8, as the index file has it."""
+
+    def __init__(self, text: NDArray[np.uint8]) -> None:
+        self._text = text.tobytes()
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int32]:
+        text = np.frombuffer(self._text, np.uint8)
+        return np.append(np.flatnonzero(text == ord("\n")), len(text)).astype(np.int32)
+
+    def __len__(self) -> int:
+        return self._text.count(b"\n") + 1 if self._text else 0
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return tuple(self)[i]
+        ends = self._ends[: len(self)]
+        end = int(ends[i])
+        return self._text[self._text.rfind(b"\n", 0, end) + 1 : end].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._text.decode().split("\n") if self._text else ())
+
+
+class Row(NamedTuple):
+    """Where a sample lies: bytes [offset, offset + size) of a shard, whose CRC-32 is `crc`."""
+
+    shard: str
+    key: str
+    offset: int
+    size: int
+    crc: int
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """A split's samples with exactly one subset of modalities, numbered 0..N−1 across their shards.
 
     shards: S paths below the data set's folder. starts: int64 [S + 1], the number of each shard's first sample.
-    keys: bytes [N]. The other columns are those of `ShardIndex`, laid end to end.
+    facets: int32 [S, 32], samples of each shard by combination of facets. lengths: int64 [LONGEST + 1], samples by
+    length of their sequence; None where not all indices have been read.
     """
 
     name: str
     modalities: tuple[Modality, ...]
     shards: tuple[str, ...]
     starts: NDArray[np.int64]
-    keys: NDArray[np.bytes_]
-    offset: NDArray[np.int64]
-    size: NDArray[np.int64]
-    crc: NDArray[np.uint32]
-    facets: NDArray[np.uint8]
-    residues: NDArray[np.int32]
-    structure: NDArray[np.int32]
-    text: NDArray[np.int32]
-    images: NDArray[np.int32]
+    facets: NDArray[np.int32]
+    lengths: NDArray[np.int64] | None
+    _indices: "Indices" = field(repr=False)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return int(self.starts[-1])
 
     def key(self, i: int) -> str:
-        return self.keys[i].decode()
+        return self.row(i).key
 
     def shard(self, i: int) -> str:
         """The path, below the data set's folder, of the shard that holds sample i."""
@@ -109,63 +146,126 @@ class Group:
 
     def place(self, i: int) -> tuple[str, int]:
         """(the shard that holds sample i, the sample's number in it)."""
-        number = int(self.starts.searchsorted(i, side="right")) - 1
+        number = self._number(i)
         return self.shards[number], i - int(self.starts[number])
+
+    def row(self, i: int) -> Row:
+        """Sample i's address. Reads its shard's index, if that is not at hand."""
+        number = self._number(i)
+        index, at = self.index(number), i - int(self.starts[number])
+        return Row(self.shards[number], index.keys[at], int(index.offset[at]), int(index.size[at]), int(index.crc[at]))
+
+    def index(self, number: int) -> ShardIndex:
+        """A shard's. Raises ValueError where it is not the one that was counted."""
+        return self._indices.of(self.shards[number], self.facets[number])
+
+    def with_any(self, facets: int) -> NDArray[np.int64]:
+        """int64 [S]: samples of each shard that have any of these facets."""
+        return self.facets[:, (np.arange(COMBINATIONS) & facets) != 0].sum(1, dtype=np.int64)
+
+    def longer(self, residues: int) -> int:
+        """Samples whose sequence is longer: counted, or where `lengths` is not there, estimated from some shards."""
+        if self.lengths is not None:
+            return int(self.lengths[residues + 1 :].sum())
+        told = [(int((index.residues > residues).sum()), len(index)) for index in self.some()]
+        found, of = map(sum, zip(*told, strict=True))
+        return round(found / max(of, 1) * len(self))
+
+    def some(self) -> Iterator[ShardIndex]:
+        """The indices of up to SOME shards, evenly of all."""
+        yield from (self.index(i) for i in range(0, len(self.shards), -(-len(self.shards) // SOME)))
+
+    def _number(self, i: int) -> int:
+        return int(self.starts.searchsorted(i, side="right")) - 1
+
+
+class Indices:
+    """Shards' indices, those read last: up to `limit` bytes of them. Copies for other processes begin with none."""
+
+    def __init__(self, files: Files, limit: int) -> None:
+        self._files, self._limit, self._bytes = files, limit, 0
+        self._held: OrderedDict[str, tuple[ShardIndex, int]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type["Indices"], tuple[Files, int]]:
+        return Indices, (self._files, self._limit)
+
+    def of(self, shard: str, facets: NDArray[np.int32]) -> ShardIndex:
+        if shard in self._held:
+            self._held.move_to_end(shard)
+            return self._held[shard][0]
+        path = index_path(shard)
+        data = self._files.whole(path)
+        index = ShardIndex.parse(data, str(self._files.place / path))
+        if not np.array_equal(combinations(index), facets):
+            raise ValueError(
+                f"{self._files.place / path}: what its samples have is not what was counted; prepare it again"
+            )
+        self._held[shard] = index, len(data)
+        self._bytes += len(data)
+        while self._bytes > self._limit and len(self._held) > 1:
+            self._bytes -= self._held.popitem(last=False)[1][1]
+        return index
+
+
+def index_path(shard: str) -> str:
+    return shard.removesuffix(".tar") + SUFFIX
+
+
+def combinations(index: ShardIndex) -> NDArray[np.int32]:
+    """int32 [32]: a shard's samples by combination of facets."""
+    return np.bincount(index.facets, minlength=COMBINATIONS)[:COMBINATIONS].astype(np.int32)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A prepared folder: its manifest, and every sample's address by split and group.
+    """A prepared folder, here or on a store: its manifest, and every sample's address by split and group.
 
     sha256: of the manifest, which itself holds the hash of every file; it names the data set's content. Copies for
     other processes (by fork or pickle) open their own files.
     """
 
-    path: Path
+    place: Place
     manifest: dict[str, Any]
     sha256: str
     splits: dict[str, dict[str, Group]]
-    _files: "Files" = field(repr=False)
+    files: Files = field(repr=False)
 
     @staticmethod
-    def open(path: str | Path) -> "Dataset":
-        """Read manifest and indices; no shard is opened. ValueError for a folder that is not a whole data set."""
-        path = Path(path)
-        if not path.is_dir():
-            raise ValueError(f"no data set at {path}: there is no such folder; `fourfold prepare` writes one")
-        if not (path / MANIFEST).is_file():
-            raise ValueError(
-                f"{path} has no {MANIFEST}: its preparation was interrupted, or this is no data set; prepare it again"
-            )
-        text = (path / MANIFEST).read_bytes()
-        try:
-            manifest = json.loads(text)
-            if manifest["format"] != FORMAT:
-                raise ValueError(
-                    f"{path / MANIFEST}: format {manifest['format']!r}; this version of Fourfold reads {FORMAT}"
-                )
-            splits = {split: _groups(path, split, manifest["splits"][split]) for split in manifest["splits"]}
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{path / MANIFEST} is damaged ({type(error).__name__}: {error}); prepare the data set again"
-            ) from error
-        return Dataset(path, manifest, hashlib.sha256(text).hexdigest(), splits, Files(path, OPEN))
+    def open(path: str | Path | Place, cache: Cache | None = None) -> "Dataset":
+        """Read the manifest and look at every file, so that what is missing is told now; no shard is opened.
+
+        Of a local folder each index is read once, and held against its hash; of a store the listing is compared, and
+        what is read comes through `cache`, where each file is verified. Raises ValueError for what is no whole data
+        set.
+        """
+        from pretrain.data.manifest import read
+
+        place = path if isinstance(path, Place) else Place(str(path))
+        if place.local is None and cache is None:
+            cache = Cache(default_folder(), int(CACHE_GIB * GIB))
+        return read(place, cache)
+
+    @property
+    def path(self) -> Path:
+        """The folder of a data set that is local."""
+        assert self.place.local is not None, f"{self.place} is no local folder"
+        return self.place.local
 
     def groups(self, split: str) -> dict[str, Group]:
         """A split's groups by name, sorted. Raises ValueError for a split without samples."""
         found = self.splits.get(split)
         if not found:
             sizes = {name: sum(map(len, groups.values())) for name, groups in self.splits.items()}
-            raise ValueError(f"{self.path}: split {split!r} holds no samples; the data set has {sizes}")
+            raise ValueError(f"{self.place}: split {split!r} holds no samples; the data set has {sizes}")
         return found
 
     def read(self, split: str, group: str, i: int) -> Sample:
         """Sample i of a group. Raises CorruptSample, naming shard and key, where its bytes are not those prepared."""
         table = self.splits[split][group]
-        shard, key, size = table.shard(i), table.key(i), int(table.size[i])
-        span = self._files.read(shard, int(table.offset[i]), size)
+        shard, key, offset, size, crc = table.row(i)
+        span = self.files.read(shard, offset, size)
         try:
-            if len(span) != size or crc32(span) != table.crc[i]:
+            if len(span) != size or crc32(span) != crc:
                 raise CorruptSample(
                     f"{len(span)} of {size} bytes read, checksum {'is wrong' if len(span) == size else 'not taken'}"
                 )
@@ -198,91 +298,3 @@ def members(span: bytes) -> dict[str, bytes]:
         found[name] = span[body : body + size]
         at = body + -(-size // BLOCK) * BLOCK
     return found
-
-
-def _groups(root: Path, split: str, table: dict[str, Any]) -> dict[str, Group]:
-    return {name: _group(root, split, name, table[name]["shards"]) for name in sorted(table) if table[name]["shards"]}
-
-
-def _group(root: Path, split: str, name: str, shards: list[dict[str, Any]]) -> Group:
-    """Check a group's files against the manifest and join their indices."""
-    subset = tuple(modality for modality in Modality if modality in name.split("_"))
-    if not subset or group_name(subset) != name:
-        raise ValueError(
-            f"{root / MANIFEST}: {split}/{name} is not a set of modalities, of {', '.join(Modality)} in order"
-        )
-    indices = [_shard(root, split, name, shard) for shard in shards]
-    columns = {
-        f.name: np.concatenate([getattr(index, f.name) for index in indices])
-        for f in fields(ShardIndex)
-        if f.name != "keys"
-    }
-    keys = np.array([key for index in indices for key in index.keys], dtype=np.bytes_)
-    starts = np.cumsum([0, *map(len, indices)], dtype=np.int64)
-    return Group(name, subset, tuple(shard["path"] for shard in shards), starts, keys, **columns)
-
-
-def _shard(root: Path, split: str, name: str, shard: dict[str, Any]) -> ShardIndex:
-    """The index of one shard of the manifest, after checking that both files are those that were prepared."""
-    relative = Path(shard["path"])
-    tar, path = root / relative, root / relative.with_suffix(SUFFIX)
-    if relative.parts[:-1] != (split, name) or relative.suffix != ".tar":
-        raise ValueError(f"{root / MANIFEST}: shard {shard['path']!r} does not lie in {split}/{name}")
-    for file in (tar, path):
-        if not file.is_file():
-            raise ValueError(
-                f"{file} is in the manifest but not in the folder; copy it again, or prepare the data set again"
-            )
-    if tar.stat().st_size != shard["bytes"]:
-        raise ValueError(
-            f"{tar}: {tar.stat().st_size} bytes, {shard['bytes']} in the manifest; copy it or prepare it again"
-        )
-    if hashlib.sha256(path.read_bytes()).hexdigest() != shard["index_sha256"]:
-        raise ValueError(f"{path}: not the file of the manifest (its SHA-256 differs); copy it or prepare it again")
-    index = ShardIndex.read(path)
-    if len(index) != shard["samples"]:
-        raise ValueError(f"{path}: {len(index)} samples, {shard['samples']} in the manifest; prepare it again")
-    if len(index) and (
-        index.offset.min() < 0 or index.size.min() < 0 or (index.offset + index.size).max() > shard["bytes"]
-    ):
-        raise ValueError(f"{path}: samples at bytes beyond the shard's {shard['bytes']}; prepare it again")
-    return index
-
-
-class Files:
-    """The files below `root` that a process has open, the most recently read `limit`. Reads share no file position."""
-
-    def __init__(self, root: Path, limit: int) -> None:
-        self._root, self._limit = root, limit
-        self._open: OrderedDict[str, _File] = OrderedDict()
-
-    def __reduce__(self) -> tuple[type["Files"], tuple[Path, int]]:
-        return Files, (self._root, self._limit)
-
-    def read(self, path: str, offset: int, size: int) -> bytes:
-        """Up to `size` bytes; fewer where the file ends. Raises ValueError where the file cannot be opened any more."""
-        file = self._open.get(path)
-        if file is None:
-            try:
-                file = self._open[path] = _File(self._root / path)
-            except OSError as error:
-                raise ValueError(
-                    f"{self._root / path} was there when the data set was opened, and cannot be read now: {error}"
-                ) from error
-            if len(self._open) > self._limit:
-                self._open.popitem(last=False)
-        else:
-            self._open.move_to_end(path)
-        return os.pread(file.descriptor, size, offset)
-
-
-class _File:
-    """A descriptor that closes with its last reference."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)

@@ -22,9 +22,11 @@ from torch.utils.data import Dataset as MapDataset
 
 from pretrain.batch import Batch
 from pretrain.config import Config
+from pretrain.data.cache import CACHE_GIB, GIB, Cache, default_folder
 from pretrain.data.collate import pack
 from pretrain.data.draw import InputSpec, draw
-from pretrain.data.index import Dataset
+from pretrain.data.files import Ahead, Fetcher
+from pretrain.data.index import Dataset, index_path
 from pretrain.data.plan import Entry, Plan, PlanConfig, Position, StepPlan
 from pretrain.data.stored import Mode, Stored
 from pretrain.sample import CorruptSample
@@ -35,6 +37,8 @@ AHEAD = 2  # micro-batches that each worker prepares ahead
 DAMAGED_IN_ROW = 16
 ALIGNED = 8  # bytes; the widest element that a batch has
 
+_Planned = tuple[StepPlan, Position, Position | None]  # a step, the position after it and, of a run, before it
+
 
 class DataConfig(Config):
     """Which data set, how steps are made of it, how they are read.
@@ -42,13 +46,22 @@ class DataConfig(Config):
     workers: processes per rank that read ahead; 0 reads in the training process. max_damaged_in_row: samples in a row
     that may be damaged (they are skipped, counted and named) before the run stops. features: encoders' features are
     read where `fourfold encode` has stored them (`auto`), must be there (`stored`), or are computed (`live`).
+    path: a folder, or any URL that fsspec opens. What is read of a store is kept below `cache` on the local disk (by
+    default below the system's temporary folder), up to `cache_gib` GiB, shared by all ranks and workers of a host.
     """
 
-    path: Path
+    path: str
     plan: PlanConfig
     workers: int = pydantic.Field(default=0, ge=0)
     max_damaged_in_row: int = pydantic.Field(default=DAMAGED_IN_ROW, ge=0)
     features: Mode = "auto"
+    cache: str | None = None
+    cache_gib: float = pydantic.Field(default=CACHE_GIB, gt=0)
+
+    def open(self) -> Dataset:
+        """The data set. Raises ValueError as `Dataset.open` does."""
+        folder = Path(self.cache).absolute() if self.cache else default_folder()
+        return Dataset.open(self.path, Cache(folder, int(self.cache_gib * GIB)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +83,8 @@ class Step:
 class Loader:
     """This rank's part of every step of a plan; stored: the features that are read instead of encoded.
 
-    Raises ValueError for a step that cannot be cut over the ranks.
+    caches: into how many equal blocks the ranks fall that share a local disk; lanes are dealt to these where the data
+    set is on a store (`StepPlan.cut`). Raises ValueError for a step that cannot be cut over the ranks.
     """
 
     def __init__(
@@ -84,8 +98,11 @@ class Loader:
         workers: int = 0,
         max_damaged_in_row: int = DAMAGED_IN_ROW,
         stored: Stored | None = None,
+        caches: int = 1,
     ) -> None:
         plan.check(world, accumulate)
+        self._remote = dataset.files.cache is not None
+        self._stored, self.caches = stored, caches if self._remote else 1
         self.plan, self.rank, self.world, self.accumulate = plan, rank, world, accumulate
         self.workers, self.max_damaged_in_row = workers, max_damaged_in_row
         self._reader = _Reader(dataset, plan.split, plan.seed, spec, stored)
@@ -93,37 +110,54 @@ class Loader:
     def steps(self, position: Position) -> Iterator[Step]:
         """Endless: the step at `position` and those after it."""
 
-        def planned() -> Iterator[tuple[StepPlan, Position]]:
+        def planned() -> Iterator[_Planned]:
             after = position
             while True:
-                plan, after = self.plan.next(after)
-                yield plan, after
+                before = after
+                plan, after = self.plan.next(before)
+                yield plan, after, before
 
         return self._run(planned())
 
     def once(self, limit: int | None = None) -> Iterator[Step]:
         """Every sample of the split once, or the first `limit`; see `Plan.once`. Equally many steps on every rank."""
-        return self._run((plan, Position()) for plan in self.plan.once(limit))
+        return self._run((plan, Position(), None) for plan in self.plan.once(limit))
 
-    def _run(self, planned: Iterable[tuple[StepPlan, Position]]) -> Iterator[Step]:
+    def _run(self, planned: Iterable[_Planned]) -> Iterator[Step]:
         sent: deque[tuple[StepPlan, Position]] = deque()  # planned for the workers, not yet given out
 
         def works() -> Iterator[_Work]:
-            for plan, after in planned:
+            ahead, unsent = Ahead(), 0
+            for plan, after, before in planned:
                 sent.append((plan, after))
-                for entries in plan.cut(self.world, self.accumulate)[self.rank]:
-                    yield _Work(plan.step, entries)
+                if self._remote and before and ahead != (ahead := self._ahead_of(before)):
+                    unsent = max(1, self.workers)  # micro-batches go to the workers in turn
+                for entries in plan.cut(self.world, self.accumulate, self.caches)[self.rank]:
+                    yield _Work(plan.step, entries, ahead if unsent else None)
+                    unsent = max(0, unsent - 1)
 
         parts, in_row = iter(self._ahead(works())), 0
         while True:
             began = time.perf_counter()
-            got = [part if isinstance(part, _Part) else _unwrapped(part) for part in islice(parts, self.accumulate)]
+            got = [_received(part) for part in islice(parts, self.accumulate)]
             if not got:
                 return
             waited = time.perf_counter() - began
             in_row = self._note([outcome for part in got for outcome in part.outcomes], in_row)
             skipped = tuple(outcome for part in got for outcome in part.outcomes if outcome)
             yield Step(*sent.popleft(), tuple(part.batch for part in got), skipped, waited)
+
+    def _ahead_of(self, position: Position) -> Ahead:
+        """What this rank's cache has open at a position, and what comes next."""
+        mine = self.rank * self.caches // self.world
+        windows = list(self.plan.windows(position, 2))
+        here = [(i, shard) for lane, i, shard in windows if lane * self.caches // self.plan.config.lanes == mine]
+        open, following = ([shard for i, shard in here if i == ahead] for ahead in (0, 1))
+        features = self._stored.files if self._stored else lambda shard: []
+        return Ahead(
+            tuple(file for shard in open for file in (shard, *features(shard))),
+            tuple(file for shard in following for file in (index_path(shard), shard, *features(shard))),
+        )
 
     def _ahead(self, works: Iterator["_Work"]) -> DataLoader:
         if self.workers:  # the library warns, or hangs, when its threads have run before a fork
@@ -154,8 +188,11 @@ class Loader:
 
 @dataclass(frozen=True)
 class _Work:
+    """A micro-batch to read; ahead: what has become of the windows since the last one, where that matters."""
+
     step: int
     entries: tuple[Entry, ...]
+    ahead: Ahead | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +224,13 @@ class _Place(NamedTuple):
 
     def view(self, block: Tensor) -> Tensor:
         return block[self.begin : self.begin + self.size].view(self.dtype).view(self.shape)
+
+
+def _received(result: "_Part | _Parcel | str") -> _Part:
+    """What a worker gave. Raises ValueError for what it could not read at all."""
+    if isinstance(result, str):
+        raise ValueError(result)
+    return result if isinstance(result, _Part) else _unwrapped(result)
 
 
 def _wrapped(part: _Part) -> _Parcel:
@@ -223,12 +267,24 @@ def _each(record: Any, change: Callable[[Any], Any]) -> Any:
 
 
 class _Reader(MapDataset):
-    """Work → part; what runs in a worker."""
+    """Work → part, or in words why it cannot be read; what runs in a worker."""
 
     def __init__(self, dataset: Dataset, split: str, seed: int, spec: InputSpec, stored: Stored | None) -> None:
         self._dataset, self._split, self._seed, self._spec, self._stored = dataset, split, seed, spec, stored
+        self._fetcher: Fetcher | None = None
 
-    def __getitem__(self, work: _Work) -> _Part | _Parcel:
+    def __getitem__(self, work: _Work) -> _Part | _Parcel | str:
+        if work.ahead:
+            self._fetcher = self._fetcher or Fetcher(self._dataset.files)
+            self._fetcher.want(work.ahead)
+            self._dataset.files.retain(work.ahead.open)
+        try:
+            part = self._read(work)
+        except (ValueError, OSError) as error:
+            return str(error)
+        return part if get_worker_info() is None else _wrapped(part)
+
+    def _read(self, work: _Work) -> _Part:
         rows, outcomes = [], []
         for entry in work.entries:
             try:
@@ -239,8 +295,7 @@ class _Reader(MapDataset):
             except CorruptSample as error:
                 outcomes.append(self._named(entry, str(error)))
         widths = self._stored.widths if self._stored else None
-        part = _Part(pack(rows, self._seed, work.step, self._spec, widths), tuple(outcomes))
-        return part if get_worker_info() is None else _wrapped(part)
+        return _Part(pack(rows, self._seed, work.step, self._spec, widths), tuple(outcomes))
 
     def _named(self, entry: Entry, what: str) -> str:
         group = self._dataset.splits[self._split][entry.group]
@@ -248,5 +303,5 @@ class _Reader(MapDataset):
         return what if what.startswith(place) else place + what
 
 
-def _as_it_is(part: _Part | _Parcel) -> _Part | _Parcel:
+def _as_it_is(part: _Part | _Parcel | str) -> _Part | _Parcel | str:
     return part

@@ -4,29 +4,28 @@ import json
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.data.cache import Item
 from pretrain.data.features import AGAIN, FOLDER, FORMAT, MAX_HEADER, SUMMARY, Layout, checksum, path_of
-from pretrain.data.index import Dataset, Files
+from pretrain.data.index import Dataset
+from pretrain.places import Place
 from pretrain.sample import CorruptSample, Modality
-
-OPEN = 256  # files held open per process: a window of shards, times groups, times modalities
 
 Mode = Literal["auto", "stored", "live"]
 
 
 @dataclass(frozen=True)
 class Folder:
-    """One encoder's features of a data set, complete and of the right size. files: shard → its features' path."""
+    """One encoder's features of a data set, complete and of the right size. files: shard → its features' file."""
 
     modality: Modality
     encoder: str
     width: int
-    files: Mapping[str, str]
+    files: Mapping[str, Item]
 
 
 class Unavailable(ValueError):
@@ -35,16 +34,20 @@ class Unavailable(ValueError):
 
 def open_folder(dataset: Dataset, modality: Modality, encoder: str, width: int, splits: Iterable[str]) -> Folder:
     """An encoder's features of these splits. Unavailable where there are none, ValueError where they are damaged."""
-    path = dataset.path / FOLDER / encoder
-    if not path.is_dir():
+    place, name = dataset.place, f"{FOLDER}/{encoder}"
+    path = place / name
+    if not place.exists(name):
         raise Unavailable(f"{path} does not exist")
-    if not (path / SUMMARY).is_file():
+    if not place.exists(f"{name}/{SUMMARY}"):
         raise Unavailable(f"{path} has no {SUMMARY}: encoding was interrupted, or goes on")
     try:
-        summary = json.loads((path / SUMMARY).read_text())
+        summary = json.loads(place.read(f"{name}/{SUMMARY}"))
         held, found = summary["shards"], (summary["format"], summary["encoder"]["features"], summary["width"])
         manifest = summary["dataset"]["manifest_sha256"]
-        sizes = {shard: int(entry["bytes"]) for shard, entry in held.items()}
+        files = {
+            shard: Item(path_of(encoder, shard), int(entry["bytes"]), str(entry.get("sha256")))
+            for shard, entry in held.items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path / SUMMARY} is damaged ({type(error).__name__}: {error}); {AGAIN}") from error
     if manifest != dataset.sha256:
@@ -55,19 +58,22 @@ def open_folder(dataset: Dataset, modality: Modality, encoder: str, width: int, 
         raise Unavailable(f"{path} holds format, encoder and width {found}, this run needs {(FORMAT, encoder, width)}")
     groups = [group for split in splits for group in dataset.groups(split).values() if modality in group.modalities]
     shards = [shard for group in groups for shard in group.shards]
-    if missing := [shard for shard in shards if shard not in sizes]:
+    if missing := [shard for shard in shards if shard not in files]:
         raise Unavailable(f"{path} lacks {len(missing)} shards, the first being {missing[0]}")
-    files = {shard: path_of(encoder, shard) for shard in shards}
-    for shard, file in files.items():
-        _check(dataset.path / file, sizes[shard])
-    return Folder(modality, encoder, width, files)
+    if place.local is None:
+        place.stats(f"{name}/*/*/*")  # one listing, which `listed` then answers from
+    for shard in shards:
+        _check(place, files[shard])
+    return Folder(modality, encoder, width, {shard: files[shard] for shard in shards})
 
 
-def _check(file: Path, size: int) -> None:
-    if not file.is_file():
-        raise ValueError(f"{file} is missing, {SUMMARY} names it; {AGAIN}")
-    if file.stat().st_size != size:
-        raise ValueError(f"{file}: {file.stat().st_size} bytes, {size} in {SUMMARY}; {AGAIN}")
+def _check(place: Place, file: Item) -> None:
+    try:
+        size = place.listed(file.name).bytes
+    except FileNotFoundError:
+        raise ValueError(f"{place / file.name} is missing, {SUMMARY} names it; {AGAIN}") from None
+    if size != file.bytes:
+        raise ValueError(f"{place / file.name}: {size} bytes, {file.bytes} in {SUMMARY}; {AGAIN}")
 
 
 class Stored:
@@ -80,13 +86,19 @@ class Stored:
         self.folders = {folder.modality: folder for folder in folders}
         self.notes = dict(notes)
         self._dataset = dataset
-        self._files = Files(dataset.path, OPEN)
+        self._files = dataset.files
+        for folder in folders:
+            self._files.items.update((file.name, file) for file in folder.files.values())
         self._layouts: dict[str, Layout] = {}
 
     @property
     def widths(self) -> dict[Modality, int]:
         """Modality → D, of the stored ones, in `Modality`'s order."""
         return {m: self.folders[m].width for m in Modality if m in self.folders}
+
+    def files(self, shard: str) -> list[str]:
+        """The files with features of a shard's samples."""
+        return [folder.files[shard].name for folder in self.folders.values() if shard in folder.files]
 
     def sample(self, split: str, group: str, i: int) -> "Held":
         return Held(self, *self._dataset.splits[split][group].place(i))
@@ -95,10 +107,10 @@ class Stored:
         """[n, D] bfloat16 as its bits: item `item` of sample `number` of a shard. CorruptSample where they are damaged,
         ValueError where the file is not what the summary says."""
         folder = self.folders[modality]
-        file = folder.files[shard]
+        file = folder.files[shard].name
         layout = self._layouts.get(file) or self._open(folder, shard, file)
         if number >= layout.samples:
-            raise ValueError(f"{self._dataset.path / file} has {layout.samples} samples, its shard more; {AGAIN}")
+            raise ValueError(f"{self._dataset.place / file} has {layout.samples} samples, its shard more; {AGAIN}")
         first, stop = self._numbers(file, layout, "samples", number, "<qq")
         if not 0 <= first <= first + item < stop <= layout.items:
             raise CorruptSample(f"{file}: no item {item}, the sample has [{first}, {stop}) of {layout.items}")
@@ -126,7 +138,7 @@ class Stored:
         return struct.unpack(form, data)
 
     def _open(self, folder: Folder, shard: str, file: str) -> Layout:
-        where = str(self._dataset.path / file)
+        where = str(self._dataset.place / file)
         layout = Layout.parse(self._files.read(file, 0, MAX_HEADER + 8), where)
         entry = layout.about
         if (entry.get("encoder"), entry.get("shard"), layout.width) != (folder.encoder, shard, folder.width):
@@ -152,7 +164,7 @@ class Held:
         found = self.stored.rows(modality, self.shard, self.number, item)
         if len(found) != expected:
             raise CorruptSample(
-                f"{self.stored.folders[modality].files[self.shard]}: {modality} {item} has {len(found)} rows, the "
+                f"{self.stored.folders[modality].files[self.shard].name}: {modality} {item} has {len(found)} rows, the "
                 f"sample's own data {expected}"
             )
         return found

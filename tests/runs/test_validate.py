@@ -79,7 +79,7 @@ def settle(data: Path, shard: Path, made: shards.Shard) -> Path:
     split, group = GROUP.split("/")
     entries = manifest["splits"][split][group]["shards"]
     (entry,) = (each for each in entries if each["path"].endswith(f"/{shard.name}"))
-    entry.update({name: getattr(made, name) for name in ("samples", "bytes", "sha256", "index_sha256")})
+    entry.update({name: getattr(made, name) for name in ("samples", "bytes", "sha256", "index_sha256", "facets")})
     entry["path"] = f"{split}/{group}/{Path(made.path).name}"
     write(data, manifest)
     return data / entry["path"]
@@ -305,7 +305,7 @@ def test_a_protein_twice_or_among_others_is_found(data: Path) -> None:
     manifest = read(data)
     entries = manifest["splits"]["valid"]["sequence_structure_function"]["shards"]
     entries[:] = [each for each in entries if not each["path"].endswith(target.name)]
-    about = {name: getattr(made, name) for name in ("samples", "bytes", "sha256", "index_sha256")}
+    about = {name: getattr(made, name) for name in ("samples", "bytes", "sha256", "index_sha256", "facets")}
     entries.append({"path": f"valid/sequence_structure_function/{target.name}", **about})
     write(data, manifest)
     found = "\n".join(damage(data))
@@ -345,7 +345,7 @@ def test_a_broken_image_is_found(data: Path) -> None:
     made = shards.write(data, "train", int(shard.stem), [replace(sample, images=images)])
     manifest = read(data)
     (entry,) = manifest["splits"]["train"]["image"]["shards"]
-    entry.update({name: getattr(made, name) for name in ("samples", "bytes", "sha256", "index_sha256")})
+    entry.update({name: getattr(made, name) for name in ("samples", "bytes", "sha256", "index_sha256", "facets")})
     write(data, manifest)
     (found,) = damage(data)
     assert f"{sample.key}: image {sample.images[0].id}: cannot be read" in found

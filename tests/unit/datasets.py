@@ -5,7 +5,7 @@ import io
 import json
 import tarfile
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -105,7 +105,8 @@ def _shard(folder: Path, name: str, samples: list[Sample]) -> dict:
     path.write_bytes(data)
     path.with_suffix(SUFFIX).write_bytes(index)
     hashes = {"sha256": hashlib.sha256(data).hexdigest(), "index_sha256": hashlib.sha256(index).hexdigest()}
-    return {"path": name, "samples": len(samples), "bytes": len(data), **hashes}
+    facets = Counter(str(int(sample.facets)) for sample in samples)
+    return {"path": name, "samples": len(samples), "bytes": len(data), "facets": facets, **hashes}
 
 
 def _lengths(sample: Sample) -> tuple[int, int, int, int]:

@@ -39,7 +39,8 @@ def test_a_shard_is_a_plain_tar_and_its_index_fits(tmp_path):
         }
     index = ShardIndex.read(path.with_name(f"00007{SUFFIX}"))
     data = path.read_bytes()
-    assert index.keys == ("P0", "P1", "P2")
+    assert tuple(index.keys) == ("P0", "P1", "P2")
+    assert shard.facets == {str(int(facets)): list(index.facets).count(facets) for facets in index.facets}
     assert index.offset[0] == 0
     assert int(index.offset[-1] + index.size[-1]) == len(data) - 1024
     for offset, size, crc in zip(index.offset, index.size, index.crc, strict=True):

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pretrain.data.index import Dataset, Files, members
-from pretrain.sample import CorruptSample, Modality, encode
+from pretrain.data.files import Files
+from pretrain.data.index import Dataset, Indices, Keys, members
+from pretrain.places import Place
+from pretrain.sample import CorruptSample, Facet, Modality, encode
 
 
 @pytest.fixture
@@ -41,7 +43,10 @@ def test_groups_carry_the_index(folder):
     group = Dataset.open(folder).groups("train")["sequence_structure"]
     assert len(group) == 6 and group.modalities == (Modality.SEQUENCE, Modality.STRUCTURE)
     assert {group.key(i) for i in range(6)} == {f"P{i}" for i in range(6)}
-    assert group.residues.tolist() == [30] * 6 and group.starts[0] == 0 and group.starts[-1] == 6
+    assert group.starts[0] == 0 and group.starts[-1] == 6 and group.longer(29) == 6 and group.longer(30) == 0
+    assert [index.residues.tolist() for index in group.some()] == [[30] * n for n in np.diff(group.starts).tolist()]
+    assert group.with_any(Facet.STRUCTURE | Facet.IMAGE).tolist() == np.diff(group.starts).tolist()
+    assert group.with_any(Facet.IMAGE).sum() == 0
     for i in range(6):
         with tarfile.open(folder / group.shard(i)) as tar:
             assert f"{group.key(i)}.safetensors" in tar.getnames()
@@ -51,16 +56,18 @@ def test_a_copy_for_another_process_opens_its_own_files(folder):
     data = Dataset.open(folder)
     data.read("train", "sequence_structure", 0)
     copy = pickle.loads(pickle.dumps(data))  # noqa: S301  # what a spawned loader worker gets
-    assert not copy._files._open
+    assert not copy.files._open
     assert encode(copy.read("train", "sequence_structure", 3)) == encode(data.read("train", "sequence_structure", 3))
 
 
 def test_few_files_stay_open(tmp_path):
-    files = Files(tmp_path, 2)
+    files = Files(Place(str(tmp_path)), 2)
     for i in range(5):
         (tmp_path / str(i)).write_bytes(bytes([i]) * 9)
     assert [files.read(str(i % 5), 0, 1)[0] for i in range(12)] == [i % 5 for i in range(12)]
     assert len(files._open) == 2
+    files.retain(["1"])
+    assert list(files._open) == ["1"] and files.whole("3") == bytes([3]) * 9
 
 
 def test_the_folder_must_be_there(tmp_path):
@@ -134,7 +141,7 @@ def test_a_flipped_bit_is_found_and_named(folder):
         tar = folder / group.shard(i)
         good = tar.read_bytes()
         flipped = bytearray(good)
-        flipped[int(group.offset[i]) + 700] ^= 4
+        flipped[group.row(i).offset + 700] ^= 4
         tar.write_bytes(flipped)
         with pytest.raises(CorruptSample, match=rf"{group.shard(i)}: {group.key(i)}: .*checksum is wrong"):
             data.read("train", "sequence_structure", i)
@@ -161,7 +168,7 @@ def test_a_shard_gone_while_it_is_read_is_no_damaged_sample(folder):
 
 def test_members_stay_inside_their_span(folder):
     group = Dataset.open(folder).groups("train")["sequence_structure"]
-    span = (folder / group.shard(0)).read_bytes()[: int(group.size[0])]
+    span = (folder / group.shard(0)).read_bytes()[: group.row(0).size]
     assert list(members(span)) == [f"{group.key(0)}.safetensors"]
 
     def with_size(text: bytes) -> bytes:
@@ -180,3 +187,43 @@ def test_members_stay_inside_their_span(folder):
     ):
         with pytest.raises(CorruptSample):
             members(broken)
+
+
+def test_keys_are_a_sequence_of_text():
+    for told in ((), ("A",), ("A1", "B", "C_2", "D-3")):
+        keys = Keys(np.frombuffer("\n".join(told).encode(), np.uint8))
+        assert (len(keys), tuple(keys), [keys[i] for i in range(len(told))]) == (len(told), told, list(told))
+        assert keys[1:] == told[1:] and (not told or keys[-1] == told[-1])
+    assert keys.index("C_2") == 2 and "B" in keys and "b" not in keys
+    with pytest.raises(IndexError):
+        keys[4]
+
+
+def test_indices_stay_within_their_bytes(folder):
+    data = Dataset.open(folder)
+    group = data.groups("train")["sequence_structure"]
+    size = max(len(data.files.whole(shard.replace(".tar", ".index.safetensors"))) for shard in group.shards)
+    indices = Indices(data.files, size)
+    for number in (0, 1, 0, 1):
+        indices.of(group.shards[number], group.facets[number])
+        assert list(indices._held) == [group.shards[number]] and indices._bytes <= size
+    assert pickle.loads(pickle.dumps(indices))._limit == size  # noqa: S301
+
+
+def test_an_index_that_is_not_what_was_counted_is_refused(folder, write_dataset, make_protein, tmp_path):
+    data = Dataset.open(folder)
+    other = write_dataset(tmp_path / "other", {"train": [make_protein("P0", Modality.SEQUENCE)]}, partitions=2)
+    shard = data.groups("train")["sequence_structure"].shards[0].replace(".tar", ".index.safetensors")
+    (folder / shard).write_bytes(next(other.glob("train/*/*.index.safetensors")).read_bytes())
+    with pytest.raises(ValueError, match=r"index.safetensors: what its samples have is not what was counted"):
+        data.read("train", "sequence_structure", 0)
+
+
+def test_a_manifest_without_facets_counts_the_same(folder):
+    with_facets = Dataset.open(folder).groups("train")["sequence_structure"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for shard in _shards(manifest):
+        del shard["facets"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    without = Dataset.open(folder).groups("train")["sequence_structure"]
+    assert np.array_equal(with_facets.facets, without.facets) and without.lengths is not None

@@ -92,7 +92,7 @@ def damage(tmp_path, write_dataset, make_protein) -> Callable[[int], Dataset]:
         tar: Path = data.path / group.shard(0)
         damaged = bytearray(tar.read_bytes())
         for i in range(count):
-            damaged[int(group.offset[i] + group.size[i]) - 600] ^= 1
+            damaged[group.row(i).offset + group.row(i).size - 600] ^= 1
         tar.write_bytes(damaged)
         return data
 

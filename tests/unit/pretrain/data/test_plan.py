@@ -3,12 +3,11 @@ import json
 from collections import Counter
 from itertools import islice
 
-import numpy as np
 import pytest
 
 from pretrain.config import dump, validate
 from pretrain.data.index import Dataset
-from pretrain.data.plan import Entry, Order, Plan, PlanConfig, Position, StepPlan, interleave
+from pretrain.data.plan import Entry, Plan, PlanConfig, Position, StepPlan
 from pretrain.sample import Modality
 
 
@@ -29,40 +28,6 @@ def steps_of(plan: Plan, count: int, position: Position | None = None) -> list[S
         step, position = plan.next(position)
         steps.append(step)
     return steps
-
-
-@pytest.mark.parametrize("window", [1, 2, 3, 5, 100])
-def test_each_cycle_is_an_exact_permutation(window):
-    starts = np.array([0, 7, 7, 20, 21, 40])  # one shard is empty
-    usable = np.arange(40) % 5 != 2
-    usable[20] = False  # and one has nothing usable
-    kept = np.flatnonzero(usable).tolist()
-    order = Order("sequence", starts, usable, 3, window)
-    n = len(kept)
-    cycles = [order.take(cycle * n, n).tolist() for cycle in range(4)]
-    assert all(sorted(cycle) == kept for cycle in cycles)
-    assert len({tuple(cycle) for cycle in cycles}) == 4
-    whole = [i for cycle in cycles for i in cycle]
-    for begin, count in [(0, 1), (5, n), (n - 1, 2), (n - 3, 2 * n), (2 * n + 5, 0), (17, 60)]:
-        assert Order("sequence", starts, usable, 3, window).take(begin, count).tolist() == whole[begin : begin + count]
-
-
-def test_shuffling_touches_few_shards_at_a_time():
-    starts = np.arange(0, 1010, 10)
-    order = Order("sequence", starts, np.ones(1000, bool), 1, 4).take(0, 1000)
-    shards = order // 10
-    for begin in range(0, 1000, 40):
-        assert len(set(shards[begin : begin + 40].tolist())) == 4
-        assert (np.diff(shards[begin : begin + 40]) != 0).mean() > 0.5  # and mixes them
-    assert not np.array_equal(order, Order("sequence", starts, np.ones(1000, bool), 2, 4).take(0, 1000))
-    assert not np.array_equal(order, Order("structure", starts, np.ones(1000, bool), 1, 4).take(0, 1000))
-
-
-def test_orders_of_a_hundred_million_samples_are_found_without_replay():
-    usable = np.ones(100_000_000, bool)
-    order = Order("sequence", np.arange(0, len(usable) + 1, 10_000), usable, 1, 8)
-    place = 5 * len(usable) + 77_777_777
-    assert order.take(place, 3).tolist() == order.take(place - 2, 5).tolist()[2:]
 
 
 def test_a_cycle_of_every_group_covers_the_split_once(make_plan, dataset):
@@ -101,16 +66,6 @@ def test_weights_set_the_shares(make_plan):
     assert plan.left_out["function"] == 10 and plan.left_out["sequence"] == 0
 
 
-def test_every_prefix_is_within_one_of_its_share():
-    weights = np.array([5.0, 1.0, 0.3])
-    picks = interleave(np.zeros(3, np.int64), weights, 500)
-    for n in range(1, 501):
-        share = n * weights / weights.sum()
-        assert (np.abs(np.bincount(picks[:n], minlength=3) - share) <= 1 + 1e-9).all()
-    middle = np.bincount(picks[:123], minlength=3)
-    assert interleave(middle, weights, 377).tolist() == picks[123:].tolist()
-
-
 def test_steps_by_tokens_keep_to_their_budget(make_plan):
     steps = steps_of(make_plan(tokens=300, spec={"crop": 1000, "sequence_max": 1000}), 60)
     following = [step.entries[0].cost for step in steps[1:]]
@@ -143,6 +98,35 @@ def test_a_cut_keeps_every_entry_and_balances(make_plan, world, accumulate):
         loads = [sum(entry.cost for entry in part) for parts in cut for part in parts]
         assert max(loads) - min(loads) <= max(entry.cost for entry in step.entries)
         assert cut == step.cut(world, accumulate)
+
+
+@pytest.mark.parametrize("caches", [1, 2, 4])
+def test_each_cache_gets_its_own_lanes(make_plan, caches):
+    plan, seen = make_plan(samples=30, lanes=4), {}
+    for step in steps_of(plan, 9):
+        cut = step.cut(4, 2, caches)
+        assert [len(parts) for parts in cut] == [2] * 4
+        assert sorted(entry.slot for parts in cut for part in parts for entry in part) == list(range(30))
+        for rank, parts in enumerate(cut):
+            for entry in (entry for part in parts for entry in part):
+                shard = plan.groups[entry.group].shard(entry.index)
+                assert seen.setdefault(shard, rank * caches // 4) == rank * caches // 4 or caches == 1
+    with pytest.raises(ValueError, match="4 ranks cannot be 3 equal blocks"):
+        StepPlan(0, ()).cut(4, 1, 3)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_windows_are_what_the_next_samples_are_read_from(make_plan, count):
+    plan = make_plan(samples=3, lanes=2, window=1)
+    position = Position()
+    for _ in range(70):
+        windows = [(ahead, lane, shard) for lane, ahead, shard in plan.windows(position, count)]
+        step, after = plan.next(position)
+        for entry in step.entries:  # three samples never go beyond the next window of a lane, except by its end
+            shard = plan.groups[entry.group].shard(entry.index)
+            ahead = [ahead for ahead, lane, at in windows if (lane, at) == (entry.lane, shard)]
+            assert ahead if count == 3 else entry.slot or ahead == [0]
+        position = after
 
 
 def test_a_short_step_fills_one_micro_batch_of_each_rank_first():
@@ -183,7 +167,7 @@ def test_terms_without_a_text_are_no_function(tmp_path, write_dataset, make_prot
 
 
 def test_truncated_counts_sequences_beyond_the_encoder(make_plan, dataset):
-    long = sum(int((group.residues > 50).sum()) for group in dataset.groups("train").values())
+    long = sum(int((i.residues > 50).sum()) for group in dataset.groups("train").values() for i in group.some())
     assert long and make_plan(spec={"sequence_max": 50}).truncated == long
     assert make_plan(spec={"sequence_max": 50}, modalities=(Modality.STRUCTURE,)).truncated == 0
 

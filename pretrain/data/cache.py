@@ -1,0 +1,181 @@
+"""A store's files on the local disk: fetched once for all processes of a host, verified, bounded.
+
+A cached file's name is its SHA-256, which it is given once its content has been found to have it: that makes it
+trusted afterwards, by name and size. Who fetches holds a lock (flock) on the `.part` file, and others that want the
+same file wait for it; who reads holds a shared lock on the file itself, and what is locked is never evicted. The system
+lets go of locks when a process dies, so nothing is left to clean up but `.part` files, which the next one takes over.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pretrain.places import BLOCK, Place
+
+PART = ".part"
+SHA256 = re.compile("[0-9a-f]{64}")
+GIB = 1 << 30
+CACHE_GIB = 50.0  # by default
+
+
+class Item(NamedTuple):
+    """A file of a place as its manifest has it; bytes: None where only the hash is known."""
+
+    name: str
+    bytes: int | None
+    sha256: str
+
+
+class Full(ValueError):
+    """There is no room: everything in the cache is being read."""
+
+
+def default_folder() -> Path:
+    """Below the system's temporary folder, which is local to a host where a home directory may not be."""
+    return Path(tempfile.gettempdir()) / f"fourfold-cache-{os.getuid()}"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """folder: on a local disk, of this user alone; shared by whatever processes name it. limit: bytes in it."""
+
+    folder: Path
+    limit: int
+
+    def open(self, place: Place, item: Item) -> int:
+        """A descriptor of the file, fetched if it is not here, which keeps it from eviction until it is closed.
+
+        Raises ValueError for an object that is gone or is not that of the manifest, and Full.
+        """
+        while True:
+            try:
+                descriptor = os.open(self._path(item), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self.fetch(place, item)
+                continue
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            found = os.fstat(descriptor)
+            if found.st_nlink and item.bytes in (None, found.st_size):
+                os.utime(descriptor)
+                return descriptor
+            os.close(descriptor)  # evicted just now, or cut short by whatever else writes there
+            if found.st_nlink:
+                self._path(item).unlink(missing_ok=True)
+
+    def holds(self, item: Item) -> bool:
+        return self._path(item).exists()
+
+    def fetch(self, place: Place, item: Item, wait: bool = True) -> None:
+        """Have the file here. wait: for another process that is fetching it; without, the file may still be on its way.
+
+        A store that is away is waited for as places do. Raises as `open` does.
+        """
+        folder = self._path(item).parent
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_uid != os.getuid():
+            raise ValueError(f"{folder} belongs to another user; set data.cache to a folder of your own")
+        part = self._locked(item, wait)
+        if part is None:
+            return
+        try:
+            if not self.holds(item):
+                self._download(place, item, part)
+        except BaseException:
+            os.ftruncate(part, 0)
+            raise
+        finally:
+            os.close(part)
+
+    def _path(self, item: Item) -> Path:
+        if not SHA256.fullmatch(item.sha256):  # it becomes a path
+            raise ValueError(f"{item.name}: {item.sha256[:80]!r} in the manifest is no SHA-256; prepare it again")
+        return self.folder / item.sha256
+
+    def _locked(self, item: Item, wait: bool) -> int | None:
+        """The `.part` file of an item, locked; None where another process has it and is not waited for, or the item
+        came meanwhile."""
+        path = self._path(item).with_suffix(PART)
+        while not self.holds(item):
+            part = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(part, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                if path.exists() and os.path.samestat(os.fstat(part), path.stat()):
+                    return part
+            except BlockingIOError:
+                os.close(part)
+                return None
+            except FileNotFoundError:  # it was given its name just now
+                pass
+            os.close(part)
+        return None
+
+    def _download(self, place: Place, item: Item, part: int) -> None:
+        """Fill the `.part` file and give it its name."""
+        where = place / item.name
+        try:
+            size = place.stat(item.name).bytes
+        except FileNotFoundError:
+            raise ValueError(f"{where} is in the manifest but not there; copy it again, or prepare it again") from None
+        if item.bytes not in (None, size):
+            raise ValueError(_changed(where, f"{size} bytes, {item.bytes} in the manifest"))
+        self._room(size, part)
+        digest = hashlib.sha256()
+        for begin in range(0, size, BLOCK):
+            block = place.read(item.name, begin, min(BLOCK, size - begin))
+            digest.update(block)
+            os.pwrite(part, block, begin)
+        if digest.hexdigest() != item.sha256:
+            raise ValueError(_changed(where, "its SHA-256 differs"))
+        self._path(item).with_suffix(PART).rename(self._path(item))
+
+    def _room(self, size: int, part: int) -> None:
+        """Take `size` bytes for the `.part` file; what was read least recently goes, if it must."""
+        own = os.fstat(part).st_ino
+        with open(self.folder / "lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            files = [(path, path.stat()) for path in self._files()]
+            total = sum(about.st_size for _, about in files if about.st_ino != own)
+            for path, about in sorted(files, key=lambda pair: pair[1].st_mtime_ns):
+                if total + size <= self.limit:
+                    break
+                if about.st_ino != own and _evict(path):
+                    total -= about.st_size
+            if total + size > self.limit:
+                raise Full(
+                    f"the cache {self.folder} has no room: {total:,} of its {self.limit:,} bytes are being read, and "
+                    f"{size:,} more are needed; raise data.cache_gib, or lower data.plan.window or data.plan.lanes"
+                )
+            os.ftruncate(part, size)
+
+    def _files(self) -> Iterator[Path]:
+        with os.scandir(self.folder) as found:
+            yield from (Path(each.path) for each in found if each.name != "lock")
+
+
+def _evict(path: Path) -> bool:
+    """Remove a file unless a process holds it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _changed(where: Place, what: str) -> str:
+    return (
+        f"{where} is not the file of the manifest ({what}): it was changed after the data set was prepared; copy it "
+        "again, or prepare the data set again"
+    )
