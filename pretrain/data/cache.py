@@ -11,7 +11,8 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,8 @@ PART = ".part"
 SHA256 = re.compile("[0-9a-f]{64}")
 GIB = 1 << 30
 CACHE_GIB = 50.0  # by default
+WAIT = 60.0  # seconds that a reader waits for room: others let go of a window's files when they get to the next one
+PAUSE = 0.2
 
 
 class Item(NamedTuple):
@@ -71,23 +74,25 @@ class Cache:
     def holds(self, item: Item) -> bool:
         return self._path(item).exists()
 
-    def fetch(self, place: Place, item: Item, wait: bool = True) -> None:
-        """Have the file here. wait: for another process that is fetching it; without, the file may still be on its way.
+    def fetch(self, place: Place, item: Item, spare: Collection[Item] | None = None) -> None:
+        """Have the file here.
 
-        A store that is away is waited for as places do. Raises as `open` does.
+        spare: asks for it to be brought ahead: these files are not evicted for it, and nothing is waited for, another
+        process that is fetching it neither. Who reads waits, also a while for room. A store that is away is waited for
+        as places do. Raises as `open` does.
         """
         folder = self._path(item).parent
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if folder.stat().st_uid != os.getuid():
             raise ValueError(f"{folder} belongs to another user; set data.cache to a folder of your own")
-        part = self._locked(item, wait)
+        part = self._locked(item, wait=spare is None)
         if part is None:
             return
         try:
             if not self.holds(item):
-                self._download(place, item, part)
+                self._download(place, item, part, spare)
         except BaseException:
-            os.ftruncate(part, 0)
+            self._path(item).with_suffix(PART).unlink(missing_ok=True)
             raise
         finally:
             os.close(part)
@@ -115,7 +120,7 @@ class Cache:
             os.close(part)
         return None
 
-    def _download(self, place: Place, item: Item, part: int) -> None:
+    def _download(self, place: Place, item: Item, part: int, spare: Collection[Item] | None) -> None:
         """Fill the `.part` file and give it its name."""
         where = place / item.name
         try:
@@ -124,7 +129,7 @@ class Cache:
             raise ValueError(f"{where} is in the manifest but not there; copy it again, or prepare it again") from None
         if item.bytes not in (None, size):
             raise ValueError(_changed(where, f"{size} bytes, {item.bytes} in the manifest"))
-        self._room(size, part)
+        self._room(size, part, spare)
         digest = hashlib.sha256()
         for begin in range(0, size, BLOCK):
             block = place.read(item.name, begin, min(BLOCK, size - begin))
@@ -134,8 +139,20 @@ class Cache:
             raise ValueError(_changed(where, "its SHA-256 differs"))
         self._path(item).with_suffix(PART).rename(self._path(item))
 
-    def _room(self, size: int, part: int) -> None:
+    def _room(self, size: int, part: int, spare: Collection[Item] | None) -> None:
         """Take `size` bytes for the `.part` file; what was read least recently goes, if it must."""
+        deadline = time.monotonic() + (WAIT if spare is None else 0)
+        spared = {each.sha256 for each in spare or ()}
+        while (taken := self._take(size, part, spared)) + size > self.limit:
+            if time.monotonic() >= deadline:
+                raise Full(
+                    f"the cache {self.folder} has no room: {taken:,} of its {self.limit:,} bytes are being read, and "
+                    f"{size:,} more are needed; raise data.cache_gib, or lower data.plan.window or data.plan.lanes"
+                )
+            time.sleep(PAUSE)
+
+    def _take(self, size: int, part: int, spared: Collection[str]) -> int:
+        """Evict until there is room, and take it; returns the bytes of what is left beside."""
         own = os.fstat(part).st_ino
         with open(self.folder / "lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -144,18 +161,15 @@ class Cache:
             for path, about in sorted(files, key=lambda pair: pair[1].st_mtime_ns):
                 if total + size <= self.limit:
                     break
-                if about.st_ino != own and _evict(path):
+                if about.st_ino != own and path.name not in spared and _evict(path):
                     total -= about.st_size
-            if total + size > self.limit:
-                raise Full(
-                    f"the cache {self.folder} has no room: {total:,} of its {self.limit:,} bytes are being read, and "
-                    f"{size:,} more are needed; raise data.cache_gib, or lower data.plan.window or data.plan.lanes"
-                )
-            os.ftruncate(part, size)
+            if total + size <= self.limit:
+                os.ftruncate(part, size)
+            return total
 
     def _files(self) -> Iterator[Path]:
         with os.scandir(self.folder) as found:
-            yield from (Path(each.path) for each in found if each.name != "lock")
+            yield from [Path(each.path) for each in found if each.name != "lock"]
 
 
 def _evict(path: Path) -> bool:

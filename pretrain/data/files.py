@@ -107,23 +107,24 @@ class Fetcher:
             ahead = self._wish.ahead or Ahead()
             for path in self._held.keys() - set(ahead.open):
                 del self._held[path]
-            for path in (*ahead.open, *ahead.next):
+            wanted = [self._files.items[path] for path in (*ahead.open, *ahead.next)]
+            for number, item in enumerate(wanted):
                 if self._wish.changed.is_set():
                     break
                 try:
-                    self._bring(path, path in ahead.open)
+                    self._bring(item, wanted[:number], number < len(ahead.open))
                 except Full:
                     break
                 except (ValueError, OSError):
                     continue
 
-    def _bring(self, path: str, keep: bool) -> None:
-        cache, item = self._files.cache, self._files.items[path]
+    def _bring(self, item: Item, before: list[Item], keep: bool) -> None:
+        cache = self._files.cache
         assert cache is not None
         if not cache.holds(item):
-            cache.fetch(_here(self._files.place), item, wait=False)
-        if keep and path not in self._held and cache.holds(item):
-            self._held[path] = self._files.open(path)
+            cache.fetch(_here(self._files.place), item, before)
+        if keep and item.name not in self._held and cache.holds(item):
+            self._held[item.name] = self._files.open(item.name)
 
 
 _places: dict[tuple[int, str], Place] = {}
