@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ SHA256 = re.compile("[0-9a-f]{64}")
 GIB = 1 << 30
 CACHE_GIB = 50.0  # by default
 WAIT = 60.0  # seconds that a reader waits for room: others let go of a window's files when they get to the next one
-PAUSE = 0.2
+PAUSE = 0.05
 
 
 class Item(NamedTuple):
@@ -108,15 +108,14 @@ class Cache:
         path = self._path(item).with_suffix(PART)
         while not self.holds(item):
             part = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(part, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                if path.exists() and os.path.samestat(os.fstat(part), path.stat()):
+            if _try_lock(part):
+                if (found := _stat(path)) and os.path.samestat(os.fstat(part), found):
                     return part
-            except BlockingIOError:
+            elif not wait:
                 os.close(part)
                 return None
-            except FileNotFoundError:  # it was given its name just now
-                pass
+            else:  # no waiting inside flock: once it has its name, a reader may lock the file for as long as it likes
+                time.sleep(PAUSE)
             os.close(part)
         return None
 
@@ -156,7 +155,7 @@ class Cache:
         own = os.fstat(part).st_ino
         with open(self.folder / "lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            files = [(path, path.stat()) for path in self._files()]
+            files = [(path, about) for path in self.folder.iterdir() if path.name != "lock" and (about := _stat(path))]
             total = sum(about.st_size for _, about in files if about.st_ino != own)
             for path, about in sorted(files, key=lambda pair: pair[1].st_mtime_ns):
                 if total + size <= self.limit:
@@ -167,10 +166,6 @@ class Cache:
                 os.ftruncate(part, size)
             return total
 
-    def _files(self) -> Iterator[Path]:
-        with os.scandir(self.folder) as found:
-            yield from [Path(each.path) for each in found if each.name != "lock"]
-
 
 def _evict(path: Path) -> bool:
     """Remove a file unless a process holds it."""
@@ -179,12 +174,26 @@ def _evict(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-    except BlockingIOError:
-        return False
+        if free := _try_lock(descriptor):
+            path.unlink(missing_ok=True)
+        return free
     finally:
         os.close(descriptor)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """None for a file that another process has just evicted, or given its name."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True
 
 

@@ -53,6 +53,10 @@ class Files:
                 f"{self.place / path} was there when the data set was opened, and cannot be read now: {error}"
             ) from error
 
+    def holds(self, path: str) -> bool:
+        """Whether the cache has the file now."""
+        return self.cache is not None and self.cache.holds(self.items[path])
+
     def retain(self, paths: Collection[str]) -> None:
         """Close all others, so that a cache can let go of them."""
         for path in self._open.keys() - paths:
@@ -80,6 +84,8 @@ class Ahead:
 
 @dataclass
 class _Wish:
+    """What a fetcher's thread shall do; ahead: None ends it."""
+
     ahead: Ahead | None = None
     changed: Event = field(default_factory=Event)
 
@@ -93,38 +99,44 @@ class Fetcher:
     """
 
     def __init__(self, files: Files) -> None:
-        self._files, self._wish = files, _Wish()
-        self._held: dict[str, File] = {}
-        Thread(target=self._run, name="fetcher", daemon=True).start()
+        self._wish = _Wish()
+        Thread(target=_fetch, args=(files, self._wish), name="fetcher", daemon=True).start()
 
-    def want(self, ahead: Ahead) -> None:
+    def want(self, ahead: Ahead | None) -> None:
         self._wish.ahead = ahead
         self._wish.changed.set()
 
-    def _run(self) -> None:
-        while self._wish.changed.wait():
-            self._wish.changed.clear()
-            ahead = self._wish.ahead or Ahead()
-            for path in self._held.keys() - set(ahead.open):
-                del self._held[path]
-            wanted = [self._files.items[path] for path in (*ahead.open, *ahead.next)]
-            for number, item in enumerate(wanted):
-                if self._wish.changed.is_set():
-                    break
-                try:
-                    self._bring(item, wanted[:number], number < len(ahead.open))
-                except Full:
-                    break
-                except (ValueError, OSError):
-                    continue
+    def __del__(self) -> None:
+        self.want(None)
 
-    def _bring(self, item: Item, before: list[Item], keep: bool) -> None:
-        cache = self._files.cache
-        assert cache is not None
-        if not cache.holds(item):
-            cache.fetch(_here(self._files.place), item, before)
-        if keep and item.name not in self._held and cache.holds(item):
-            self._held[item.name] = self._files.open(item.name)
+
+def _fetch(files: Files, wish: _Wish) -> None:
+    held: dict[str, File] = {}
+    while wish.changed.wait():
+        wish.changed.clear()
+        if (ahead := wish.ahead) is None:
+            return
+        for path in held.keys() - set(ahead.open):
+            del held[path]
+        wanted = [files.items[path] for path in (*ahead.open, *ahead.next)]
+        for number, item in enumerate(wanted):
+            if wish.changed.is_set():
+                break
+            try:
+                _bring(files, item, wanted[:number])
+                if number < len(ahead.open) and item.name not in held and files.holds(item.name):
+                    held[item.name] = files.open(item.name)
+            except Full:
+                break
+            except (ValueError, OSError):
+                continue
+
+
+def _bring(files: Files, item: Item, before: list[Item]) -> None:
+    """Have a file in the cache, unless another process is bringing it or what comes `before` would have to go."""
+    assert files.cache is not None
+    if not files.holds(item.name):
+        files.cache.fetch(_here(files.place), item, before)
 
 
 _places: dict[tuple[int, str], Place] = {}

@@ -1,0 +1,205 @@
+"""Training from an S3 server that is really there: the batches and losses are those of a disk."""
+
+import contextlib
+import copy
+import multiprocessing
+import threading
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.batch import Batch
+from pretrain.data.cache import Cache
+from pretrain.data.draw import InputSpec
+from pretrain.data.index import Dataset
+from pretrain.data.loader import Loader, _each
+from pretrain.data.plan import Plan, PlanConfig, Position
+from pretrain.places import Place
+from pretrain.sample import Modality
+from tests.runs.store import Server
+from tests.runs.training import finish, losses, start, train
+from tests.unit.datasets import mixed, write
+
+SPEC = InputSpec(64, None, len, 16, 8, 4, 30, 2, (Modality.SEQUENCE, Modality.STRUCTURE, Modality.IMAGE))
+PARTITIONS = 12
+STEPS = 12  # of 15 of 90 samples: two cycles of every group
+ROOMY = 1 << 30
+
+
+def upload(folder: Path, url: str) -> str:
+    place = Place(url)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            place.write(path.relative_to(folder).as_posix(), path.read_bytes())
+    return url
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    splits = {"train": mixed(90), "valid": mixed(20, "V")}
+    return write(tmp_path_factory.mktemp("streamed"), splits, PARTITIONS)
+
+
+@pytest.fixture
+def url(server: Server, folder: Path, request: pytest.FixtureRequest) -> str:
+    return upload(folder, f"s3://bucket/{request.node.name.replace('[', '-').rstrip(']')}")
+
+
+def load(dataset: Dataset, rank: int = 0, world: int = 1, workers: int = 0, caches: int = 1) -> Loader:
+    plan = Plan(dataset, "train", PlanConfig(samples=15, lanes=3, window=1), 0, SPEC)
+    return Loader(dataset, plan, SPEC, rank, world, 2, workers, caches=caches)
+
+
+def steps(loader: Loader, count: int = STEPS, position: Position | None = None) -> Iterator[list[torch.Tensor]]:
+    """What each step's batches are made of."""
+    for step in islice(loader.steps(position or Position()), count):
+        assert not step.skipped
+        yield [tensor for batch in step.batches for tensor in tensors(batch)]
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    _each(batch, lambda value: found.append(value) if isinstance(value, torch.Tensor) else None)
+    return found
+
+
+def same(got: list[list[torch.Tensor]], want: list[list[torch.Tensor]]) -> bool:
+    return len(got) == len(want) and all(
+        torch.equal(a, b) for some, others in zip(got, want, strict=True) for a, b in zip(some, others, strict=True)
+    )
+
+
+def size(cache: Cache) -> int:
+    total = 0
+    for path in cache.folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):  # it goes while we look
+            total += path.stat().st_size
+    return total
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_a_disk_in_a_bounded_cache(folder: Path, url: str, tmp_path: Path, workers: int) -> None:
+    local = list(steps(load(Dataset.open(folder), workers=workers)))
+    whole = sum(path.stat().st_size for path in folder.glob("train/*/*"))
+    cache = Cache(tmp_path / "cache", whole * 7 // 10)
+    remote, sizes = [], []
+    for each in steps(load(Dataset.open(url, cache), workers=workers)):
+        remote.append(each)
+        sizes.append(size(cache))
+    assert same(remote, local)
+    assert max(sizes) <= cache.limit
+
+
+def test_hosts_that_share_the_lanes_out_fetch_their_own_shards_only(folder: Path, url: str, tmp_path: Path) -> None:
+    shards = {shard for group in load(Dataset.open(folder)).plan.groups.values() for shard in group.shards}
+    fetched = []
+    for rank in range(3):
+        cache = Cache(tmp_path / str(rank), ROOMY)
+        loader = load(Dataset.open(url, cache), rank, 3, caches=3)
+        seen = list(islice(loader.steps(Position()), STEPS))
+        mine = {loader.plan.groups[e.group].shard(e.index) for step in seen for e in step.plan.cut(3, 2, 3)[rank][0]}
+        held = {name for name, item in loader.plan.dataset.files.items.items() if cache.holds(item)}
+        assert mine <= held & shards
+        fetched.append(held & shards)
+    assert not fetched[0] & fetched[1] and not fetched[0] & fetched[2] and not fetched[1] & fetched[2]
+    assert set.union(*fetched) == shards
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_object_that_changed_stops_the_run_and_is_named(url: str, tmp_path: Path, workers: int) -> None:
+    dataset = Dataset.open(url, Cache(tmp_path / "cache", ROOMY))
+    place = Place(url)
+    for name in place.find("train/*/*.tar"):
+        data = bytearray(place.read(name))
+        data[600] ^= 1
+        place.write(name, bytes(data))
+    with pytest.raises(ValueError, match=rf"{url}/train/.*\.tar is not the file of the manifest \(its SHA-256 differs"):
+        list(steps(load(dataset, workers=workers)))
+    place.write(name, bytes(data[:-512]))
+    with pytest.raises(ValueError, match=rf"{url}/{name}: {len(data) - 512} bytes, {len(data)} in the manifest"):
+        Dataset.open(url, Cache(tmp_path / "cache", ROOMY))
+    place.remove(name)
+    with pytest.raises(ValueError, match=rf"{url}/{name} is in the manifest but not in the folder"):
+        Dataset.open(url, Cache(tmp_path / "cache", ROOMY))
+
+
+def test_what_is_no_data_set_on_a_store_is_said(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"s3://bucket/nothing has no manifest.json"):
+        Dataset.open("s3://bucket/nothing", Cache(tmp_path, ROOMY))
+
+
+def test_a_cache_too_small_for_the_open_windows_says_so(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pretrain.data.cache.WAIT", 0.5)
+    with pytest.raises(ValueError, match=r"no room: .* raise data.cache_gib"):
+        list(steps(load(Dataset.open(url, Cache(tmp_path / "cache", 60_000)))))
+
+
+def test_a_store_that_is_restarted_costs_time_only(server: Server, folder: Path, url: str, tmp_path: Path) -> None:
+    local = list(steps(load(Dataset.open(folder))))
+    dataset = Dataset.open(url, Cache(tmp_path / "cache", ROOMY))
+
+    def restart() -> None:
+        time.sleep(2)
+        server.start()
+
+    remote: list[list[torch.Tensor]] = []
+    for number, each in enumerate(steps(load(dataset, workers=1))):
+        remote.append(each)
+        if number == 0:
+            for path in (tmp_path / "cache").glob("?" * 64):  # what was brought ahead: it has to be asked for again
+                path.unlink(missing_ok=True)
+            server.kill()
+            thread = threading.Thread(target=restart)
+            thread.start()
+    thread.join()
+    server.ready()
+    assert same(remote, local)
+
+
+def consume(dataset: Dataset, rank: int, out: Path) -> None:
+    torch.save(list(steps(load(dataset, rank, 2))), out)
+
+
+def test_processes_of_a_host_share_a_cache(folder: Path, url: str, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", sum(path.stat().st_size for path in folder.glob("train/*/*")) * 7 // 10)
+    dataset = Dataset.open(url, cache)
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=consume, args=(copy.deepcopy(dataset), rank, tmp_path / str(rank))) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes):
+        assert size(cache) <= cache.limit
+        time.sleep(0.05)
+    for rank, process in enumerate(processes):
+        assert process.exitcode == 0
+        local = list(steps(load(Dataset.open(folder), rank, 2)))
+        assert same(torch.load(tmp_path / str(rank), weights_only=True), local)
+
+
+def told(data: str, out: Path, tmp_path: Path) -> tuple[str, ...]:
+    return (f"data.path={data}", f"data.cache={tmp_path}/cache", "data.plan.lanes=4", "steps=20", "data.workers=1")
+
+
+def test_a_run_on_a_store_has_the_losses_of_one_on_a_disk(server: Server, sample_data: Path, tmp_path: Path) -> None:
+    url = upload(sample_data, "s3://bucket/trained")
+    ran = {}
+    for name, data in (("local", str(sample_data)), ("remote", url)):
+        train(sample_data, tmp_path / name, 2, *told(data, tmp_path / name, tmp_path))
+        ran[name] = losses(tmp_path / name)
+    assert len(ran["local"]) == 20 and ran["remote"] == ran["local"]
+    place = Place(url)
+    for name in place.find("*/*/*.tar"):
+        place.write(name, bytes(place.stat(name).bytes))
+    out = tmp_path / "changed"
+    processes = start(sample_data, out, 1, *told(url, out, tmp_path), f"data.cache={tmp_path}/other")
+    finish(processes, out, expect=2)
+    said = out.with_suffix(".txt").read_text()
+    assert "is not the file of the manifest (its SHA-256 differs)" in said and "Traceback" not in said
