@@ -2,22 +2,29 @@
 
 import contextlib
 import copy
+import hashlib
+import json
 import multiprocessing
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pretrain.batch import Batch
 from pretrain.data.cache import Cache
 from pretrain.data.draw import InputSpec
+from pretrain.data.draw import size as size_of
+from pretrain.data.features import Layout, about, checksum, path_of
 from pretrain.data.index import Dataset
 from pretrain.data.loader import Loader, _each
 from pretrain.data.plan import Plan, PlanConfig, Position
+from pretrain.data.stored import choose
 from pretrain.places import Place
 from pretrain.sample import Modality
 from tests.runs.store import Server
@@ -28,6 +35,7 @@ SPEC = InputSpec(64, None, len, 16, 8, 4, 30, 2, (Modality.SEQUENCE, Modality.ST
 PARTITIONS = 12
 STEPS = 12  # of 15 of 90 samples: two cycles of every group
 ROOMY = 1 << 30
+ENCODER, WIDTH = "gearnet-0123456789abcdef", 3
 
 
 def upload(folder: Path, url: str) -> str:
@@ -184,22 +192,73 @@ def test_processes_of_a_host_share_a_cache(folder: Path, url: str, tmp_path: Pat
         assert same(torch.load(tmp_path / str(rank), weights_only=True), local)
 
 
-def told(data: str, out: Path, tmp_path: Path) -> tuple[str, ...]:
-    return (f"data.path={data}", f"data.cache={tmp_path}/cache", "data.plan.lanes=4", "steps=20", "data.workers=1")
+def encode(folder: Path) -> Path:
+    """Features of every structure, made up, in the format of stored ones."""
+    dataset, shards, random = Dataset.open(folder), {}, np.random.default_rng(0)
+    for split in dataset.splits:
+        for group in dataset.groups(split).values():
+            for number, shard in enumerate(group.shards if Modality.STRUCTURE in group.modalities else ()):
+                first, stop = group.starts[number : number + 2].tolist()
+                samples = [dataset.read(split, group.name, i) for i in range(first, stop)]
+                counts = [len(sample.structures) for sample in samples]
+                places = [(i, k) for i, count in enumerate(counts) for k in range(count)]
+                sizes = [size_of(samples[i], Modality.STRUCTURE, k, SPEC) for i, k in places]
+                rows = [random.integers(0, 1 << 14, (n, WIDTH), np.uint16).tobytes() for n in sizes]
+                layout = Layout.of(
+                    len(samples), len(places), sum(sizes), WIDTH, about(ENCODER, Modality.STRUCTURE, shard, "")
+                )
+                crc = [checksum(i, k, 0, each) for (i, k), each in zip(places, rows, strict=True)]
+                starts = np.cumsum([0, *counts], dtype="<i8"), np.cumsum([0, *sizes], dtype="<i8")
+                marks = np.array(crc, "<u4"), np.zeros(len(crc), "<u2")
+                data = layout.header + b"".join(table.tobytes() for table in (*starts, *marks)) + b"".join(rows)
+                (folder / path_of(ENCODER, shard)).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path_of(ENCODER, shard)).write_bytes(data)
+                shards[shard] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    summary = {
+        "format": 1, "encoder": {"features": ENCODER}, "width": WIDTH, "shards": shards,
+        "dataset": {"manifest_sha256": dataset.sha256},
+    }  # fmt: skip
+    (folder / "features" / ENCODER / "features.json").write_text(json.dumps(summary))
+    return folder
 
 
-def test_a_run_on_a_store_has_the_losses_of_one_on_a_disk(server: Server, sample_data: Path, tmp_path: Path) -> None:
-    url = upload(sample_data, "s3://bucket/trained")
-    ran = {}
-    for name, data in (("local", str(sample_data)), ("remote", url)):
-        train(sample_data, tmp_path / name, 2, *told(data, tmp_path / name, tmp_path))
-        ran[name] = losses(tmp_path / name)
-    assert len(ran["local"]) == 20 and ran["remote"] == ran["local"]
+def test_stored_features_are_read_from_a_store_too(server: Server, folder: Path, tmp_path: Path) -> None:
+    data = encode(Path(shutil.copytree(folder, tmp_path / "encoded")))
+    url = upload(data, "s3://bucket/encoded")
+
+    def run(dataset: Dataset, workers: int) -> list[list[torch.Tensor]]:
+        stored = choose(dataset, {Modality.STRUCTURE: (ENCODER, WIDTH)}, ["train"], "stored")
+        plan = Plan(dataset, "train", PlanConfig(samples=15, lanes=3, window=1), 0, SPEC)
+        return list(steps(Loader(dataset, plan, SPEC, 0, 1, 2, workers, stored=stored), 6))
+
+    local = run(Dataset.open(data), 0)
+    assert any(tensor.dtype == torch.bfloat16 and len(tensor) for tensor in local[0])
+    for workers in (0, 1):
+        cache = Cache(tmp_path / f"cache{workers}", ROOMY)
+        assert same(run(Dataset.open(url, cache), workers), local)
     place = Place(url)
+    for name in place.find(f"features/{ENCODER}/train/*/*"):
+        place.write(name, place.read(name)[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"features/.*safetensors is not the file of the manifest"):
+        run(Dataset.open(url, Cache(tmp_path / "other", ROOMY)), 0)
+    place.remove(name)
+    with pytest.raises(ValueError, match=r"safetensors is missing, features.json names it"):
+        run(Dataset.open(url, Cache(tmp_path / "other", ROOMY)), 0)
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_on_a_store_has_the_losses_of_one_on_a_disk(
+    server: Server, sample_data: Path, tmp_path: Path, ranks: int
+) -> None:
+    url = upload(sample_data, f"s3://bucket/trained{ranks}")
+    settings = ("data.plan.lanes=4", "steps=8", "validation.every=8", "data.workers=1", f"data.cache={tmp_path}/cache")
+    for name, data in (("local", str(sample_data)), ("remote", url)):
+        train(sample_data, tmp_path / name, ranks, f"data.path={data}", *settings)
+    assert len(losses(tmp_path / "local")) == 8 and losses(tmp_path / "remote") == losses(tmp_path / "local")
+    place, out = Place(url), tmp_path / "changed"
     for name in place.find("*/*/*.tar"):
         place.write(name, bytes(place.stat(name).bytes))
-    out = tmp_path / "changed"
-    processes = start(sample_data, out, 1, *told(url, out, tmp_path), f"data.cache={tmp_path}/other")
-    finish(processes, out, expect=2)
+    changed = (f"data.path={url}", *settings, f"data.cache={tmp_path}/other")
+    finish(start(sample_data, out, ranks, *changed), out, expect=2)
     said = out.with_suffix(".txt").read_text()
     assert "is not the file of the manifest (its SHA-256 differs)" in said and "Traceback" not in said

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice
 
@@ -223,3 +225,71 @@ def test_a_position_of_other_data_is_refused(make_plan):
 def test_a_pass_needs_steps_by_count(make_plan):
     with pytest.raises(ValueError, match="`samples` per step"):
         list(islice(make_plan(tokens=100).once(), 1))
+
+
+def stream(plan: Plan, pieces: list[tuple[int, int, int]]) -> list[tuple[str, int, int]]:
+    """The samples in order of step and slot, over pieces of a run: (steps, ranks, micro-batches per rank) of each."""
+    position, found = Position(), []
+    for count, world, accumulate in pieces:
+        position = Position.from_json(json.loads(json.dumps(position.to_json())))
+        for _ in range(count):
+            step, position = plan.next(position)
+            parts = [part for rank in step.cut(world, accumulate) for part in rank]
+            assert len(parts) == world * accumulate
+            found += sorted(
+                (step.step, entry.slot, entry.group, entry.index, entry.cost) for part in parts for entry in part
+            )
+    return found
+
+
+@pytest.mark.parametrize("config", [{"samples": 8}, {"tokens": 500, "lanes": 3}])
+def test_any_ranks_and_micro_batches_also_changed_on_the_way_give_one_stream(make_plan, config):
+    whole = stream(make_plan(**config), [(30, 1, 1)])
+    for world in (1, 2, 3, 4, 8):
+        for accumulate in (1, 2, 5):
+            assert stream(make_plan(**config), [(30, world, accumulate)]) == whole
+    assert stream(make_plan(**config), [(4, 2, 1), (1, 8, 3), (11, 3, 2), (14, 4, 1)]) == whole
+
+
+MEMORY = """
+import tracemalloc
+import numpy as np
+from pretrain.data.draw import InputSpec
+from pretrain.data.index import Group, ShardIndex
+from pretrain.data.plan import Plan, PlanConfig, Position
+from pretrain.sample import Modality
+
+SHARDS = EACH = 10_000
+lengths = np.random.default_rng(0).integers(30, 2000, EACH).astype(np.int32)
+keys = tuple(map(str, range(EACH)))
+
+class Indices:  # as if it were read, each time
+    def of(self, shard, facets):
+        none = np.zeros(EACH, np.int32)
+        offset, crc, kinds = np.zeros(EACH, np.int64), np.zeros(EACH, np.uint32), np.full(EACH, 3, np.uint8)
+        return ShardIndex(keys, offset, offset, crc, kinds, lengths.copy(), lengths.copy(), none, none)
+
+class Data:
+    def groups(self, split):
+        facets = np.zeros((SHARDS, 32), np.int32)
+        facets[:, 3] = EACH
+        shards = tuple(f"train/sequence_structure/{i:05d}.tar" for i in range(SHARDS))
+        kinds = (Modality.SEQUENCE, Modality.STRUCTURE)
+        starts = np.arange(SHARDS + 1) * EACH
+        return {"sequence_structure": Group("sequence_structure", kinds, shards, starts, facets, None, Indices())}
+
+tracemalloc.start()
+spec = InputSpec(1024, None, None, 64, 64, 16, 512, 4, tuple(Modality)[:2])
+plan = Plan(Data(), "train", PlanConfig(samples=256), 0, spec)
+assert plan.sizes == {"sequence_structure": 10**8}
+for cursor in (0, 77_777_777, 10**8 - 5, 3 * 10**8 + 12_345_678):
+    step, after = plan.next(Position(1, {"sequence_structure": cursor}))
+    assert len(step.entries) == 256 and after.cursors == {"sequence_structure": cursor + 256}
+print(tracemalloc.get_traced_memory()[1])
+"""
+
+
+def test_a_plan_of_a_hundred_million_samples_is_small():
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 100e6  # bytes; one per sample would be as many
