@@ -8,7 +8,7 @@ import multiprocessing
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -26,12 +26,12 @@ from pretrain.data.loader import Loader, _each
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.data.stored import choose
 from pretrain.places import Place
-from pretrain.sample import Modality
+from pretrain.sample import Modality, Sample
 from tests.runs.store import Server
 from tests.runs.training import finish, losses, start, train
 from tests.unit.datasets import mixed, write
 
-SPEC = InputSpec(64, None, len, 16, 8, 4, 30, 2, (Modality.SEQUENCE, Modality.STRUCTURE, Modality.IMAGE))
+SPEC = InputSpec(64, None, None, 16, 8, 4, 30, 2, (Modality.SEQUENCE, Modality.STRUCTURE, Modality.IMAGE))
 PARTITIONS = 12
 STEPS = 12  # of 15 of 90 samples: two cycles of every group
 ROOMY = 1 << 30
@@ -48,7 +48,7 @@ def upload(folder: Path, url: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    splits = {"train": mixed(90), "valid": mixed(20, "V")}
+    splits: dict[str, Iterable[Sample]] = {"train": mixed(90), "valid": mixed(20, "V")}
     return write(tmp_path_factory.mktemp("streamed"), splits, PARTITIONS)
 
 
@@ -121,13 +121,16 @@ def test_hosts_that_share_the_lanes_out_fetch_their_own_shards_only(folder: Path
 def test_an_object_that_changed_stops_the_run_and_is_named(url: str, tmp_path: Path, workers: int) -> None:
     dataset = Dataset.open(url, Cache(tmp_path / "cache", ROOMY))
     place = Place(url)
-    for name in place.find("train/*/*.tar"):
-        data = bytearray(place.read(name))
-        data[600] ^= 1
-        place.write(name, bytes(data))
+    names = place.find("train/*/*.tar")
+    for name in names:
+        turned = bytearray(place.read(name))
+        turned[600] ^= 1
+        place.write(name, bytes(turned))
     with pytest.raises(ValueError, match=rf"{url}/train/.*\.tar is not the file of the manifest \(its SHA-256 differs"):
         list(steps(load(dataset, workers=workers)))
-    place.write(name, bytes(data[:-512]))
+    name = names[-1]
+    data = place.read(name)
+    place.write(name, data[:-512])
     with pytest.raises(ValueError, match=rf"{url}/{name}: {len(data) - 512} bytes, {len(data)} in the manifest"):
         Dataset.open(url, Cache(tmp_path / "cache", ROOMY))
     place.remove(name)
@@ -157,13 +160,13 @@ def test_a_store_that_is_restarted_costs_time_only(server: Server, folder: Path,
         server.start()
 
     remote: list[list[torch.Tensor]] = []
+    thread = threading.Thread(target=restart)
     for number, each in enumerate(steps(load(dataset, workers=1))):
         remote.append(each)
         if number == 0:
             for path in (tmp_path / "cache").glob("?" * 64):  # what was brought ahead: it has to be asked for again
                 path.unlink(missing_ok=True)
             server.kill()
-            thread = threading.Thread(target=restart)
             thread.start()
     thread.join()
     server.ready()
@@ -237,11 +240,12 @@ def test_stored_features_are_read_from_a_store_too(server: Server, folder: Path,
         cache = Cache(tmp_path / f"cache{workers}", ROOMY)
         assert same(run(Dataset.open(url, cache), workers), local)
     place = Place(url)
-    for name in place.find(f"features/{ENCODER}/train/*/*"):
+    names = place.find(f"features/{ENCODER}/train/*/*")
+    for name in names:
         place.write(name, place.read(name)[:-1] + b"?")
     with pytest.raises(ValueError, match=r"features/.*safetensors is not the file of the manifest"):
         run(Dataset.open(url, Cache(tmp_path / "other", ROOMY)), 0)
-    place.remove(name)
+    place.remove(names[-1])
     with pytest.raises(ValueError, match=r"safetensors is missing, features.json names it"):
         run(Dataset.open(url, Cache(tmp_path / "other", ROOMY)), 0)
 
