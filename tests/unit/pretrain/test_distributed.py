@@ -40,3 +40,13 @@ def test_what_is_done_together_returns_or_fails_everywhere() -> None:
         distributed.together(full)
     with pytest.raises(ZeroDivisionError):  # a bug keeps its name and its traceback
         distributed.together(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [(["a"], 1), (["a", "a", "b", "b"], 2), (["a", "b", "c"], 3), (["a", "b", "a", "b"], 1), (["a", "a", "b"], 1)],
+)
+def test_hosts_are_counted_where_their_ranks_are_equal_blocks(monkeypatch, names, count):
+    monkeypatch.setattr(distributed, "gather_objects", lambda _: names)
+    monkeypatch.setattr(distributed, "world", lambda: len(names))
+    assert distributed.hosts() == count
