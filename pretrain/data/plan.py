@@ -50,7 +50,7 @@ class PlanConfig(Config):
     weights: dict[str, float] = pydantic.Field(default_factory=dict)
     epoch_group: str | None = None
     lanes: int = pydantic.Field(default=24, ge=1)
-    window: int = pydantic.Field(default=2, ge=1)
+    window: int = pydantic.Field(default=1, ge=1)
 
     @pydantic.model_validator(mode="after")
     def _one_size(self) -> "PlanConfig":

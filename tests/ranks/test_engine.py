@@ -1,6 +1,11 @@
-"""Two ranks are one rank: losses and gradients of AMMA's joined step, also where a rank lacks a modality altogether."""
+"""Several ranks are one: losses and gradients of AMMA's joined step, also where a rank lacks a modality altogether.
+
+Every stage, precision, variant, number of micro-batches and ranks; cases share a process group, because starting one
+takes longer than a case. The whole matrix is in `make test-all`.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +32,7 @@ PROTEINS = [
     (7, 0, 2, 0),
 ]
 BETA = 0.9
+Case = tuple[Any, ...]  # stage, precision, variant, accumulate, and "offload" where optimizer states lie in host memory
 
 
 def _features(protein: int) -> dict[Modality, torch.Tensor]:
@@ -57,11 +63,13 @@ def _batch(proteins: Sequence[int], step: int) -> tuple[Batch, Features]:
     return batch, features
 
 
-def _steps(cases: list[tuple[int, str, str, int]]) -> list[dict]:
-    """Per (stage, precision, variant, accumulate): two steps' losses, and the gradient of the first as Adam saw it."""
+def _steps(cases: list[Case]) -> list[dict]:
+    """Per case: two steps' losses, and the gradient of the first as Adam saw it."""
     found = []
-    for stage, precision, variant, accumulate in cases:
-        config = EngineConfig.model_validate({"stage": stage, "precision": precision, "accumulate": accumulate})
+    for stage, precision, variant, accumulate, *offload in cases:
+        config = EngineConfig.model_validate(
+            {"stage": stage, "precision": precision, "accumulate": accumulate, "offload": bool(offload)}
+        )
         device = start(config)
         torch.manual_seed(0)
         decoder = DecoderConfig(width=8, depth=1, heads=2)
@@ -70,8 +78,8 @@ def _steps(cases: list[tuple[int, str, str, int]]) -> list[dict]:
         amma = AmmaConfig.model_validate({"variant": variant, "decoder": decoder, "masking": masking, **size})
         model = models.build(amma, WIDTHS)
         engine = Engine(model, config, OptimizerConfig(betas=(BETA, 0.99), clip=0.0, weight_decay=0.0), device)
-        share = len(PROTEINS) // distributed.world()
-        mine = range(distributed.rank() * share, (distributed.rank() + 1) * share)
+        rank, world = distributed.rank(), distributed.world()
+        mine = range(len(PROTEINS) * rank // world, len(PROTEINS) * (rank + 1) // world)
         losses, gradients = [], {}
         for step in range(2):
             pairs = [_batch(mine[g::accumulate], step) for g in range(accumulate)]
@@ -96,27 +104,37 @@ def _whole(ranks: list[list[dict]], case: int) -> dict[str, torch.Tensor]:
     return {name: torch.cat([value for _, value in sorted(found, key=lambda p: p[0])]) for name, found in parts.items()}
 
 
-FP32 = [
-    (stage, "fp32", variant, accumulate)
-    for stage in range(4)
-    for variant, accumulate in (("reconstruction", 1), ("reconstruction", 2), ("contrastive", 1), ("contrastive", 2))
-]
-BF16 = [(stage, "bf16", "reconstruction", 1) for stage in range(4)]
+WAYS = [("reconstruction", 1), ("reconstruction", 2), ("contrastive", 1), ("contrastive", 2)]
+FP32: list[Case] = [(stage, "fp32", *way) for stage in range(4) for way in WAYS]
+BF16: list[Case] = [(stage, "bf16", "reconstruction", 1) for stage in range(4)]
+MORE: list[Case] = [(stage, "bf16", *way) for stage in range(4) for way in WAYS[1:]]
+OFFLOAD: list[Case] = [(stage, "fp32", *way, "offload") for stage in (1, 2, 3) for way in WAYS]
+OFFLOAD += [(2, "fp32", "reconstruction", 1), (2, "fp32", "contrastive", 1)]  # what the gradients are compared with
 
 
-@pytest.mark.parametrize(("cases", "close", "gradient"), [(FP32, 1e-5, 1e-5), (BF16, 3e-2, 5e-2)], ids=["fp32", "bf16"])
-def test_two_ranks_equal_one(cases: list[tuple[int, str, str, int]], close: float, gradient: float) -> None:
-    one, two = run(_steps, 1, cases), run(_steps, 2, cases)
+@pytest.mark.parametrize(
+    ("cases", "world", "close", "gradient"),
+    [
+        pytest.param(FP32, 2, 1e-5, 1e-5, id="fp32"),
+        pytest.param(BF16, 2, 3e-2, 5e-2, id="bf16"),
+        pytest.param(FP32, 3, 1e-5, 1e-5, id="fp32-3", marks=pytest.mark.slow),
+        pytest.param(BF16, 3, 3e-2, 5e-2, id="bf16-3", marks=pytest.mark.slow),
+        pytest.param(MORE, 2, 3e-2, 5e-2, id="bf16-more", marks=pytest.mark.slow),
+        pytest.param(OFFLOAD, 2, 1e-5, 1e-5, id="offload", marks=pytest.mark.slow),
+    ],
+)
+def test_several_ranks_equal_one(cases: list[Case], world: int, close: float, gradient: float) -> None:
+    one, several = run(_steps, 1, cases), run(_steps, world, cases)
     exact = {c[2]: _whole(one, i) for i, c in enumerate(cases) if c[0] == 2 and c[3] == 1}
     for i, case in enumerate(cases):
-        assert two[0][i]["losses"] == two[1][i]["losses"], case
+        assert all(rank[i]["losses"] == several[0][i]["losses"] for rank in several), case
         for step in range(2):
-            want, got = one[0][i]["losses"][step], two[0][i]["losses"][step]
+            want, got = one[0][i]["losses"][step], several[0][i]["losses"][step]
             assert want.keys() == got.keys() and len(want) > 4, (case, want)
             assert all(value > 0 for value in want.values()), (case, want)
             # Adam divides each gradient by itself at first, so rounding of gradients near 0 shows in the second step.
             assert got == pytest.approx(want, rel=close * 5**step, abs=1e-9), (case, step)
-        whole = _whole(two, i)
+        whole = _whole(several, i)
         # In fp32 one reference serves every stage and cut, which must agree too; bf16 rounds differently at stage 0.
         reference = exact[case[2]] if case[1] == "fp32" else _whole(one, i)
         scale = max(float(value.abs().max()) for value in reference.values())
