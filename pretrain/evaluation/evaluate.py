@@ -1,7 +1,9 @@
-"""Validation during training: loss by modality and retrieval between modalities, over all ranks' held-out proteins."""
+"""Validation during training, over all ranks' held-out proteins: loss by modality, retrieval between modalities, and
+whether embeddings still tell proteins apart."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from itertools import combinations, pairwise
@@ -12,9 +14,10 @@ from torch import Tensor
 
 from pretrain import distributed
 from pretrain.batch import Batch, Losses
-from pretrain.evaluation.metrics import Retrieval, recall_at_k
+from pretrain.evaluation.metrics import Cloud, Retrieval, alignment, cloud, recall_at_k
 from pretrain.sample import Modality
 
+ROUNDING = 1e-6  # of embeddings of length 1 that float32 computed through a deep network
 Embedded = dict[Modality, tuple[Tensor, Tensor]]  # modality → embeddings [B, D], present bool [B]
 Forward = Callable[[Batch], tuple[Losses, Embedded]]
 
@@ -26,13 +29,16 @@ class Validation:
     loss: Σ weight × mean over the terms. losses: term → mean over its elements on all ranks; a term that counted
         nothing is left out, because a mean over nothing is no result. retrieval: `sequence-structure` → recall over the
         proteins that have both. centred: the same after each modality's mean over those proteins is subtracted; it
-        tells whether modalities agree although their clouds lie apart. samples: proteins seen.
+        tells whether modalities agree although their clouds lie apart. alignment: pair → how far the two lie apart.
+        embeddings: modality → how its embeddings lie; of those that at least two proteins have. samples: proteins seen.
     """
 
     loss: float
     losses: dict[str, float]
     retrieval: dict[str, Retrieval]
     centred: dict[str, Retrieval]
+    alignment: dict[str, float]
+    embeddings: dict[str, Cloud]
     samples: int
 
     def record(self) -> dict[str, object]:
@@ -66,10 +72,26 @@ class _Rows:
 
     values: list[Tensor] = field(default_factory=list)
     present: list[Tensor] = field(default_factory=list)
+    width: int = 0
+    rounding: float = 0.0  # how finely the model computed them
 
-    @property
-    def width(self) -> int:
-        return self.values[0].shape[1] if self.values else 0
+    def add(self, values: Tensor, present: Tensor) -> None:
+        self.width, self.rounding = values.shape[1], max(ROUNDING, torch.finfo(values.dtype).eps)
+        self.values.append(values.detach().float().cpu())
+        self.present.append(present.to("cpu", torch.uint8))
+
+
+@dataclass(frozen=True)
+class _Embeddings:
+    """Every rank's embeddings of one modality, in rank order: values [N, D], present bool [N]."""
+
+    values: Tensor
+    present: Tensor
+    rounding: float
+
+    def of(self, which: Tensor) -> Tensor:
+        """float64 [n, D]: the rows where `which` [N] is true."""
+        return self.values[which].double()
 
 
 def validate(forward: Forward, batches: Iterable[Batch], k: int = 10) -> Validation:
@@ -93,15 +115,15 @@ def validate(forward: Forward, batches: Iterable[Batch], k: int = 10) -> Validat
                 term[0] += float(loss.sum.detach())
                 term[1] += int(loss.count)
             for modality, (values, present) in embedded.items():
-                rows[modality].values.append(values.detach().float().cpu())
-                rows[modality].present.append(present.to("cpu", torch.uint8))
+                rows[modality].add(values, present)
     means, weights = _join(terms)
-    plain, centred = _retrieval(rows, texts, k)
+    every = {modality: found for modality, part in rows.items() if (found := _gather(part)) is not None}
+    codes, _ = distributed.gather_rows(torch.cat([torch.zeros(0, dtype=torch.int64), *texts]).to(distributed.device()))
     return Validation(
         loss=sum(weights[name] * mean for name, mean in means.items()),
         losses=means,
-        retrieval=plain,
-        centred=centred,
+        **_between(every, codes, k),
+        embeddings=_clouds(every),
         samples=sum(int(n) for n in distributed.gather_objects(samples)),  # type: ignore[call-overload]
     )
 
@@ -126,35 +148,46 @@ def _join(terms: dict[str, list[float]]) -> tuple[dict[str, float], dict[str, fl
     return {name: t[0] / t[1] for name, t in counted.items()}, {name: t[2] for name, t in counted.items()}
 
 
-def _retrieval(
-    rows: dict[Modality, _Rows], texts: list[Tensor], k: int
-) -> tuple[dict[str, Retrieval], dict[str, Retrieval]]:
-    """Recall, plain and centred, for each pair of modalities that at least one protein has. Collective: the same calls
-    on every rank."""
-    every = {modality: found for modality, part in rows.items() if (found := _gather(part)) is not None}
-    codes, _ = distributed.gather_rows(torch.cat([torch.zeros(0, dtype=torch.int64), *texts]).to(distributed.device()))
-    pairs = [(a, b) for a, b in combinations(every, 2) if bool((every[a][1] & every[b][1]).any())]
-    plain = {f"{a}-{b}": _recall(every, a, b, codes, k, centre=False) for a, b in pairs}
-    return plain, {f"{a}-{b}": _recall(every, a, b, codes, k, centre=True) for a, b in pairs}
+def _between(every: Mapping[Modality, _Embeddings], codes: Tensor, k: int) -> dict[str, Any]:
+    """Recall, plain and centred, and alignment of each pair of modalities that at least one protein has."""
+    found: dict[str, dict[str, Any]] = {"retrieval": {}, "centred": {}, "alignment": {}}
+    for a, b in combinations(every, 2):
+        both = every[a].present & every[b].present
+        if not bool(both.any()):
+            continue
+        left, right = every[a].of(both), every[b].of(both)
+        texts = codes[both].tolist() if Modality.FUNCTION in (a, b) else None
+        with _named(f"{a}-{b}"):
+            found["retrieval"][f"{a}-{b}"] = recall_at_k(left, right, k, texts)
+            found["centred"][f"{a}-{b}"] = recall_at_k(left - left.mean(0), right - right.mean(0), k, texts)
+            found["alignment"][f"{a}-{b}"] = alignment(left, right)
+    return found
 
 
-def _gather(part: _Rows) -> tuple[Tensor, Tensor] | None:
-    """Every rank's (embeddings, present), in rank order; None where no rank has any. Collective."""
-    width = max(int(w) for w in distributed.gather_objects(part.width))  # type: ignore[call-overload]
+def _clouds(every: Mapping[Modality, _Embeddings]) -> dict[str, Cloud]:
+    clouds = {}
+    for modality, found in every.items():
+        if int(found.present.sum()) >= 2:
+            with _named(modality):
+                clouds[modality.value] = cloud(found.of(found.present), found.rounding)
+    return clouds
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"validation, {what}: {error}") from error
+
+
+def _gather(part: _Rows) -> _Embeddings | None:
+    """Every rank's embeddings; None where no rank has any. Collective."""
+    kinds: Any = distributed.gather_objects((part.width, part.rounding))
+    width, rounding = max(kinds)  # a rank without a batch knows neither
     if not width:
         return None
-    place = distributed.device()  # a rank without a batch has no tensor to ask
+    place = distributed.device()
     values, _ = distributed.gather_rows(torch.cat([torch.zeros(0, width), *part.values]).to(place))
     present, _ = distributed.gather_rows(torch.cat([torch.zeros(0, dtype=torch.uint8), *part.present]).to(place))
-    return values, present.bool()
-
-
-def _recall(every: Embedded, a: Modality, b: Modality, codes: Tensor, k: int, centre: bool) -> Retrieval:
-    both = every[a][1] & every[b][1]
-    rows = [every[m][0][both].double() for m in (a, b)]
-    rows = [each - each.mean(0) for each in rows] if centre else rows
-    texts = codes[both].tolist() if Modality.FUNCTION in (a, b) else None
-    try:
-        return recall_at_k(rows[0], rows[1], k, texts)
-    except ValueError as error:
-        raise ValueError(f"validation, {a}-{b}: {error}") from error
+    return _Embeddings(values, present.bool(), rounding)

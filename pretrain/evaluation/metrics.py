@@ -1,12 +1,15 @@
 """Metrics named by what they compute. Each has a brute-force twin in the tests."""
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 TIE = 1e-9  # cosines nearer than this are one score: above float64's rounding, below any difference with a meaning
+ENOUGH = 16  # embeddings; of fewer no rank says anything
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,85 @@ class Retrieval:
     median_rank: float
 
 
+@dataclass(frozen=True)
+class Cloud:
+    """How `n` embeddings of `width` numbers, L2-normalised, lie on their sphere.
+
+    uniformity: log E exp(−2 ‖x − y‖²) over pairs of different rows (Wang & Isola 2020, §4.1.2, t = 2): 0 for one point,
+        −4 and less for points all over the sphere. spread: the root mean square distance from their mean, 0 to 1.
+    effective_rank: exp of the entropy of the singular values, which sum to 1 (Roy & Vetterli 2007), of the rows less
+        their mean: about how many directions they use, 1 to min(width, n − 1). 0 where they do not differ by more than
+        their rounding: rounding alone points everywhere, and would pass for a high rank.
+    """
+
+    n: int
+    width: int
+    uniformity: float
+    spread: float
+    effective_rank: float
+
+    def collapsed(self, least: float) -> bool:
+        """Whether they use fewer directions than `least`, or than a quarter of those that so many could use: of 20
+        proteins none is asked to fill many. Their mean does not count: before training it is by far the longest part.
+        """
+        possible = min(self.width, self.n - 1)
+        return self.n >= ENOUGH and self.effective_rank < min(least, possible / 4)
+
+
+def cloud(rows: Tensor, rounding: float = 1e-6, chunk: int = 1024) -> Cloud:
+    """What one modality's embeddings [N, D] look like, N ≥ 2. Memory: N × D, D × D or N × N, and chunk × N numbers.
+
+    rounding: how far rows lie apart (of length 1) that are equal but for their arithmetic.
+    Raises ValueError for fewer rows and for values that are not finite.
+    """
+    if rows.ndim != 2 or len(rows) < 2:
+        raise ValueError(f"a cloud needs a [N, D] matrix, N ≥ 2; got {(*rows.shape,)}")
+    _check_finite(rows)
+    rows = normalize(rows.double(), dim=-1)
+    centred = rows - rows.mean(0)
+    spread = float(centred.square().sum(1).mean().sqrt())
+    return Cloud(
+        n=len(rows),
+        width=rows.shape[1],
+        uniformity=_uniformity(rows, chunk),
+        spread=spread,
+        effective_rank=_effective_rank(centred) if spread > rounding else 0.0,
+    )
+
+
+def alignment(a: Tensor, b: Tensor) -> float:
+    """E ‖a − b‖² over pairs, L2-normalised (Wang & Isola 2020, §4.1.1, α = 2): 0 for the same point, 2 for unrelated.
+
+    a, b: [N, D], row i of both is the same protein, N ≥ 1. Raises ValueError for values that are not finite.
+    """
+    _check_finite(a, b)
+    a, b = (normalize(rows.double(), dim=-1) for rows in (a, b))
+    return float((a - b).square().sum(1).mean())
+
+
+def _uniformity(rows: Tensor, chunk: int) -> float:
+    total, lengths = 0.0, rows.square().sum(1)  # 1, but of an embedding that is 0
+    for start in range(0, len(rows), chunk):
+        some = slice(start, start + chunk)
+        squares = (lengths[some, None] + lengths - 2 * rows[some] @ rows.T).clamp(min=0)
+        own = torch.arange(start, start + len(squares), device=rows.device)[:, None]
+        total += float((-2 * squares).exp().scatter(1, own, 0.0).sum())
+    return math.log(total / (len(rows) * (len(rows) - 1)))
+
+
+def _effective_rank(centred: Tensor) -> float:
+    """Over the smaller Gram matrix's eigenvalues, the squares of the singular values."""
+    gram = centred.T @ centred if centred.shape[1] <= len(centred) else centred @ centred.T
+    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def _check_finite(*sides: Tensor) -> None:
+    if not all(bool(rows.isfinite().all()) for rows in sides):
+        raise ValueError("embeddings that are not finite: the model has diverged, or a protein broke it")
+
+
 def recall_at_k(a: Tensor, b: Tensor, k: int, texts: Sequence[Hashable] | None = None, chunk: int = 1024) -> Retrieval:
     """How often a row's partner is among the k most similar of the other side, by cosine, in both directions.
 
@@ -41,10 +123,9 @@ def recall_at_k(a: Tensor, b: Tensor, k: int, texts: Sequence[Hashable] | None =
         raise ValueError(f"recall needs two [N, D] matrices of equal shape, N ≥ 1; got {(*a.shape,)} and {(*b.shape,)}")
     if k < 1 or (texts is not None and len(texts) != len(a)):
         raise ValueError(f"recall at {k} of {len(a)} pairs with {'no' if texts is None else len(texts)} texts")
-    if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
-        raise ValueError("recall of embeddings that are not finite: the model has diverged, or a protein broke it")
+    _check_finite(a, b)
     codes = _codes(texts, len(a)).to(a.device)
-    a, b = (torch.nn.functional.normalize(rows.double(), dim=-1) for rows in (a, b))
+    a, b = (normalize(rows.double(), dim=-1) for rows in (a, b))
     there, back = _ranks(a, b, codes, chunk), _ranks(b, a, codes, chunk)
     forward, backward = float((there <= k).double().mean()), float((back <= k).double().mean())
     return Retrieval(

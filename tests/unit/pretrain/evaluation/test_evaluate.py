@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 
 from pretrain.batch import Batch, Images, Loss, Sequences, Structures, Texts, offsets_of
 from pretrain.evaluation.evaluate import text_codes, validate
+from pretrain.evaluation.metrics import alignment, cloud
 from pretrain.sample import Modality
 
 SEQUENCE, STRUCTURE, FUNCTION = Modality.SEQUENCE, Modality.STRUCTURE, Modality.FUNCTION
@@ -101,6 +102,26 @@ def test_centred_retrieval_sees_through_an_offset():
     assert found.retrieval["sequence-structure"].recall < 0.6
 
 
+def test_clouds_are_of_proteins_that_have_the_modality():
+    found = validate(forward, cut([5, 3]), k=2)
+    assert {name: each.n for name, each in found.embeddings.items()} == {"sequence": 8, "structure": 4, "function": 7}
+    values = torch.cat([forward(batch)[1][SEQUENCE][0] for batch in cut([5, 3])])
+    assert found.embeddings["sequence"] == cloud(values)
+    assert found.alignment.keys() == found.retrieval.keys()
+    assert found.alignment["sequence-structure"] == alignment(values[::2], forward(cut([8])[0])[1][STRUCTURE][0][::2])
+
+
+@pytest.mark.parametrize("width, collapsed", [(torch.bfloat16, True), (torch.float32, False)])
+def test_what_differs_by_rounding_alone_is_one_point(width, collapsed):
+    def nearly_one(batch):
+        torch.manual_seed(0)
+        numbers = [int(key) for key in batch.keys]
+        values = (1 + 2e-3 * torch.randn(len(TEXTS), 64)[numbers]).to(width)
+        return {}, {SEQUENCE: (values, torch.ones(len(batch), dtype=torch.bool))}
+
+    assert (validate(nearly_one, cut([5, 3])).embeddings["sequence"].effective_rank == 0) is collapsed
+
+
 def test_nothing_to_validate_is_an_empty_result():
     found = validate(forward, [])
     assert (found.losses, found.retrieval, found.samples, found.loss) == ({}, {}, 0, 0)
@@ -126,6 +147,13 @@ def test_broken_embeddings_name_the_pair():
     with pytest.raises(ValueError, match=r"sequence-structure.*not finite"):
         validate(broken, cut([8]))
 
+    def alone(batch):
+        losses, embedded = broken(batch)
+        return losses, {STRUCTURE: embedded[STRUCTURE]}
+
+    with pytest.raises(ValueError, match=r"validation, structure: .*not finite"):
+        validate(alone, cut([8]))
+
 
 CUTS = [[[3, 2, 1], [2]], [[], [8]]]  # batch sizes by rank
 
@@ -150,4 +178,5 @@ def test_two_ranks_with_unequal_batches_equal_one(tmp_path, monkeypatch):
         for record in json.loads((tmp_path / f"{rank}.json").read_text()):
             assert record["retrieval"] == one["retrieval"]
             assert record["losses"] == pytest.approx(one["losses"])
+            assert record["alignment"] == one["alignment"] and record["embeddings"] == one["embeddings"]
             assert record["samples"] == 8

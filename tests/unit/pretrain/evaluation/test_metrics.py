@@ -1,4 +1,4 @@
-"""Recall at k against a twin that sorts, and against what must never look good."""
+"""Metrics against twins that loop, and against what must never look good."""
 
 import math
 import random
@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from pretrain.evaluation.metrics import recall_at_k
+from pretrain.evaluation.metrics import Cloud, alignment, cloud, recall_at_k
 
 
 def brute(a, b, k, texts=None):
@@ -106,3 +106,67 @@ def test_bad_input_is_named():
     ]:
         with pytest.raises(ValueError, match=word):
             recall_at_k(*arguments)
+
+
+def test_alignment_and_uniformity_equal_their_twins():
+    torch.manual_seed(4)
+    a = torch.randn(37, 5, dtype=torch.float64) + 1
+    b = a + torch.randn(37, 5, dtype=torch.float64)
+    unit = [[row / row.norm() for row in rows] for rows in (a, b)]
+    apart = [float(((x - y) ** 2).sum()) for x, y in zip(*unit, strict=True)]
+    assert alignment(a, b) == pytest.approx(sum(apart) / 37)
+    near = [math.exp(-2 * float(((x - y) ** 2).sum())) for i, x in enumerate(unit[0]) for y in unit[0][:i]]
+    for chunk in (1, 10, 1000):
+        assert cloud(a, chunk=chunk).uniformity == pytest.approx(math.log(sum(near) / len(near)))
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40), (12, 12)])
+def test_effective_rank_equals_its_twin(shape):
+    torch.manual_seed(5)
+    rows = torch.randn(*shape, dtype=torch.float64) * torch.logspace(0, -2, shape[1], dtype=torch.float64) + 3
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    mean = sum(unit) / len(unit)
+    values = [float(value) for value in torch.linalg.svdvals(unit - mean) if value > 1e-9]
+    entropy = -sum(v / sum(values) * math.log(v / sum(values)) for v in values)
+    found = cloud(rows)
+    assert found.effective_rank == pytest.approx(math.exp(entropy), rel=1e-5)
+    assert found.spread == pytest.approx(math.sqrt(sum(float(((x - mean) ** 2).sum()) for x in unit) / len(unit)))
+    assert (found.n, found.width) == shape
+
+
+def test_effective_rank_counts_directions():
+    """Rows in k directions and their opposites: exactly k, also far from the origin's other side."""
+    for k in (1, 3, 8):
+        axes = torch.eye(20, dtype=torch.float64)[:k]
+        assert cloud(torch.cat([axes, -axes])).effective_rank == pytest.approx(k)
+
+
+def test_a_long_common_mean_is_no_collapse_and_a_point_is_one():
+    torch.manual_seed(6)
+    spread = torch.randn(200, 32)
+    shifted = cloud(spread + 50)  # a cosine near 1 between any two, and yet all of them differ
+    assert shifted.uniformity > -0.1 and shifted.effective_rank > 25 and not shifted.collapsed(2.0)
+    for point in (torch.ones(200, 32), torch.zeros(200, 32), 1 + 1e-8 * torch.randn(200, 32, dtype=torch.float64)):
+        found = cloud(point)
+        assert found.effective_rank == 0 and found.collapsed(2.0) and found.uniformity == pytest.approx(0, abs=1e-6)
+    line = torch.randn(200, 1) * torch.randn(1, 32) + 50 * torch.randn(1, 32)
+    assert cloud(line).effective_rank == pytest.approx(1, abs=0.1) and cloud(line).collapsed(2.0)
+
+
+def test_few_proteins_ring_no_alarm():
+    def of(n: int, rank: float, width: int = 64) -> bool:
+        return Cloud(n, width, -1.0, 0.5, rank).collapsed(4.0)
+
+    assert of(100, 3.9) and not of(100, 4.1)
+    assert not of(15, 0.0)  # too few to say anything
+    assert of(16, 3.7) and not of(16, 3.8)  # a quarter of 15
+    assert of(1000, 1.4, width=6) and not of(1000, 1.6, width=6)  # a quarter of 6
+
+
+def test_what_makes_no_cloud_is_named():
+    with pytest.raises(ValueError, match="N ≥ 2"):
+        cloud(torch.ones(1, 3))
+    with pytest.raises(ValueError, match="not finite"):
+        cloud(torch.full((3, 3), torch.inf))
+    with pytest.raises(ValueError, match="not finite"):
+        alignment(torch.ones(2, 3), torch.full((2, 3), torch.nan))
