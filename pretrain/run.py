@@ -17,24 +17,31 @@ from pretrain.engine import EngineConfig, OptimizerConfig
 from pretrain.guard import GuardConfig
 from pretrain.models import ModelConfig
 from pretrain.sample import Modality
+from pretrain.trackers import MlflowConfig, WandbConfig
 from pretrain.watch import WatchConfig
 
 
 class ValidationConfig(Config):
-    """Every `every` steps and at the end: `samples` held-out proteins, losses by modality, retrieval at `k`."""
+    """Every `every` steps and at the end: `samples` held-out proteins, losses by modality, retrieval at `k`.
+
+    min_rank: an alarm where a modality's embeddings use fewer directions (effective rank); 0 for none.
+    """
 
     every: int = Field(default=500, ge=1)
     samples: int = Field(default=1024, ge=1)
     batch: int = Field(default=32, ge=1)  # proteins per forward pass, over all ranks
     split: str = "valid"
     k: int = Field(default=10, ge=1)
+    min_rank: float = Field(default=2.0, ge=0)
 
 
 class LogConfig(Config):
-    """A line of `log.jsonl` every `every` steps, the same to TensorBoard."""
+    """A line of `log.jsonl` every `every` steps, the same to TensorBoard, Weights & Biases, MLflow, as asked."""
 
     every: int = Field(default=10, ge=1)
     tensorboard: bool = True
+    wandb: WandbConfig | None = None
+    mlflow: MlflowConfig | None = None
 
 
 class RunConfig(Config):

@@ -6,7 +6,6 @@ SIGINT make a checkpoint and end the run in order.
 
 import argparse
 import hashlib
-import json
 import logging
 import os
 import signal
@@ -21,16 +20,16 @@ import torch
 
 from pretrain import checkpoint, config, distributed
 from pretrain.batch import Batch, Losses
-from pretrain.checkpoint import Saved, Writer, folder_of
+from pretrain.checkpoint import Writer, folder_of
+from pretrain.chronicle import Chronicle, open_journal
 from pretrain.data.loader import Step
 from pretrain.data.plan import Position
 from pretrain.encoders.bundle import Encoders
-from pretrain.engine import Engine, StepResult, start
+from pretrain.engine import Engine, start
 from pretrain.evaluation.evaluate import Best, Embedded, validate
 from pretrain.guard import Guard, Verdict
 from pretrain.journal import Journal
 from pretrain.run import RunConfig
-from pretrain.sample import Modality
 from pretrain.setup import Parts, begin, check_alike, newest, prepare
 from pretrain.watch import Watch
 
@@ -50,16 +49,17 @@ def train(run: RunConfig) -> None:
         encoders = encoders.to(torch.bfloat16)  # frozen, and nothing accumulates in them
     guard = Guard.restored(run.guard, found.state.get("guard") if found else None)
     with (
-        distributed.together(lambda: _open_journal(run, found)) as journal,
+        distributed.together(lambda: open_journal(run, found)) as journal,
         _stop_signal() as stop,
         Watch(run.watch, journal.alarm) as watch,
         closing(Writer(folder, run.checkpoint, 60 * run.engine.timeout_minutes)) as writer,
     ):
-        _announce(run, parts, found, journal)
+        chronicle = Chronicle(run, parts.loader.plan, journal)
+        chronicle.begin(parts, found)
         while True:
             engine, position = begin(run, parts, found, device)
             best = Best.restored(found.state.get("best") if found else None)
-            sitting = _Sitting(run, parts, engine, encoders, guard, journal, writer, watch, stop, best)
+            sitting = _Sitting(run, parts, engine, encoders, guard, journal, chronicle, writer, watch, stop, best)
             if _sit(sitting, position):
                 break
             writer.settle()
@@ -78,6 +78,7 @@ class _Sitting:
     encoders: Encoders
     guard: Guard
     journal: Journal
+    chronicle: Chronicle
     writer: Writer
     watch: Watch
     stop: "_Stop"
@@ -107,7 +108,7 @@ def _sit(s: _Sitting, position: Position) -> bool:
             if last or stopping:
                 s.watch.phase("save", position.step)
                 s.writer.settle(final=True)
-                _tell_checkpoints(s)
+                s.chronicle.checkpoints(s.writer.news())
                 journal.record("end" if last else "stopped", position.step)
                 break
     return True
@@ -124,7 +125,7 @@ def _step(s: _Sitting, step: Step, began: float) -> Verdict:
     batches = [batch.to(s.engine.device) for batch in step.batches]
     result = s.engine.step(batches, s.encoders, run.optimizer.rate(number - 1, run.steps), s.guard.admits)
     verdict = s.guard.note(number, result)
-    _log_step(s, step, result, time.perf_counter() - began)
+    s.chronicle.step(step, result, time.perf_counter() - began)
     if verdict != "good":
         facts = {"loss": result.total, "gradient_norm": result.gradient_norm, "limit": s.guard.limit()}
         s.journal.record("bad", number, **facts)
@@ -161,24 +162,15 @@ def _save(s: _Sitting, position: Position) -> None:
         "guard": s.guard.state(position.step),
         "best": asdict(s.best),
     }
-    s.writer.save(s.engine, position.step, what, s.best.step)
+    s.chronicle.saved(s.writer.save(s.engine, position.step, what, s.best.step))
     s.guard.saved()
-
-
-def _tell_checkpoints(s: _Sitting) -> None:
-    """What became of checkpoints, in the log."""
-    for each in s.writer.news():
-        if isinstance(each, Saved):
-            s.journal.record("checkpoint", each.step, path=each.path, seconds=each.seconds, blocked=each.blocked)
-        else:
-            s.journal.record("unsaved", each.step, error=each.error)
-            s.journal.say(f"warning: {each.error}; training goes on")
 
 
 def _validate(s: _Sitting, step: int) -> bool:
     """Held-out losses and retrieval, with the same masks at every validation. True where the loss is the lowest yet."""
     run, engine, journal = s.run, s.engine, s.journal
     s.watch.phase("validate", step)
+    s.chronicle.doing("validating")
 
     def forward(batch: Batch) -> tuple[Losses, Embedded]:
         batch = batch.to(engine.device)
@@ -195,12 +187,10 @@ def _validate(s: _Sitting, step: int) -> bool:
             yield from held.batches
 
     result = validate(forward, batches(), run.validation.k)
-    journal.record("validation", step, **result.record())
+    s.chronicle.validation(step, result)
     if names := _named(skipped):
         journal.record("skipped", step, split=run.validation.split, samples=names)
-    shown = " · ".join(f"{pair} R@{r.k} {r.recall:.2f} (chance {r.chance:.2f})" for pair, r in result.retrieval.items())
-    journal.say(f"step {step}: validation loss {result.loss:.4f}; {shown}")
-    return s.best.improve(step, result.loss)
+    return not s.guard.bad and s.best.improve(step, result.loss)  # with bad steps about, no checkpoint is made
 
 
 def _exchange(s: _Sitting, step: Step) -> tuple[bool, bool]:
@@ -212,7 +202,7 @@ def _exchange(s: _Sitting, step: Step) -> tuple[bool, bool]:
     stops, failed, skipped = distributed.add(flags).tolist()
     if skipped:
         s.journal.record("skipped", step.position.step, split="train", samples=_named(step.skipped))
-    _tell_checkpoints(s)
+    s.chronicle.checkpoints(s.writer.news())
     return stops > 0, failed > 0
 
 
@@ -220,56 +210,6 @@ def _named(skipped: Sequence[str]) -> list[str]:
     """Every rank's. Collective."""
     everyone: list[Any] = distributed.gather_objects(list(skipped))
     return [name for part in everyone for name in part]
-
-
-def _log_step(s: _Sitting, step: Step, result: StepResult, seconds: float) -> None:
-    """One record per logged step. seconds: of this step, its data included, validation and checkpoints not."""
-    run, number, plan = s.run, step.position.step, s.parts.loader.plan
-    if number % run.log.every == 0 or number in (1, run.steps):
-        own = sum(int(lengths.sum()) for batch in step.batches for lengths in batch.lengths.values())
-        tokens = int(distributed.add(torch.tensor([own], device=distributed.device())))
-        facts = {
-            "loss": result.total,
-            "losses": result.losses,
-            "gradient_norm": result.gradient_norm,
-            "learning_rate": result.learning_rate,
-            "samples": len(step.plan.entries),
-            "tokens": tokens,
-            "tokens_per_second": round(tokens / seconds, 1),
-            "seconds": round(seconds, 4),
-            "waited": round(step.waited, 4),
-            "epoch": round(plan.epoch(step.position), 4),
-        }
-        s.journal.record("step", number, **facts)
-        s.journal.say(
-            f"step {number}/{run.steps}  loss {result.total:.4f}  "
-            + "  ".join(f"{name.rpartition('/')[2]} {value:.4f}" for name, value in result.losses.items())
-            + f"  {tokens / seconds:,.0f} tokens/s"
-        )
-
-
-def _open_journal(run: RunConfig, found: checkpoint.Checkpoint | None) -> Journal:
-    journal = Journal(run.out, run.log.tensorboard, found.step if found else 0)
-    if journal.writes:
-        (run.out / "config.json").write_text(json.dumps(config.dump(run), indent=1) + "\n")
-    return journal
-
-
-def _announce(run: RunConfig, parts: Parts, found: checkpoint.Checkpoint | None, journal: Journal) -> None:
-    world, plan, identity = distributed.world(), parts.loader.plan, parts.identity
-    journal.say(
-        f"{sum(plan.sizes.values()):,} proteins in {len(plan.sizes)} groups, {world} rank(s), ZeRO {run.engine.stage}"
-    )
-    for modality, encoder in identity["encoders"].items():
-        journal.say(f"encoder {modality}: {encoder['kind']}, weights {encoder['weights']}")
-        journal.say(f"features of {modality}: {parts.stored.notes[Modality(modality)]}")
-    stored = [modality.value for modality in parts.stored.widths]
-    if found:
-        journal.record("resume", found.step, path=found.path.name, world=world, stored=stored)
-        journal.say(f"resumed from {found.path} at step {found.step}")
-    else:
-        facts = {"groups": plan.sizes, "left_out": plan.left_out, "truncated": plan.truncated}
-        journal.record("start", 0, world=world, identity=identity, stored=stored, **facts)
 
 
 @dataclass

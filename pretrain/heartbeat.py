@@ -1,0 +1,72 @@
+"""`state.json`: that a run's first process lives. Whoever looks at the folder tells a run from what is left of one.
+
+A thread replaces the file every few seconds. On the same machine the process itself is looked for; seen from another,
+a file that is no longer replaced is a run that has died.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+STATE = "state.json"
+BEAT = 5.0  # seconds
+SILENT = 60.0  # seconds without a beat after which a process on another machine is taken for dead
+
+
+class Heartbeat:
+    """Beats from its creation until `close`. A disk that is full or away is no reason to end a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / STATE
+        self._about = {"pid": os.getpid(), "began": psutil.Process().create_time(), "machine": _machine()}
+        self._about["host"] = socket.gethostname()
+        self._ended = threading.Event()
+        self._beat(ended=False)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._beat(ended=True)
+
+    def _run(self) -> None:
+        while not self._ended.wait(BEAT):
+            self._beat(ended=False)
+
+    def _beat(self, ended: bool) -> None:
+        staged = self._path.with_name(f".{STATE}.partial")
+        with contextlib.suppress(OSError):
+            staged.write_text(json.dumps({**self._about, "time": round(time.time(), 3), "ended": ended}) + "\n")
+            os.replace(staged, self._path)
+
+
+def alive(folder: Path) -> bool:
+    """Whether the process that wrote into a run's folder is still at it."""
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE).read_text())
+        if state["ended"]:
+            return False
+        if state["machine"] == _machine():
+            process = psutil.Process(int(state["pid"]))  # numbers of processes come again; the time of one does not
+            return abs(process.create_time() - float(state["began"])) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        return time.time() - float(state["time"]) < SILENT
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return False
+
+
+def _machine() -> list[str]:
+    """What must be equal for a process number to mean the same process: the host's name, and its name space (two
+    containers may have one name)."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return [socket.gethostname(), space]

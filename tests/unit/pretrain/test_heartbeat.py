@@ -1,0 +1,78 @@
+"""Whether a run's process lives, told from a file: also of one that is gone, elsewhere, or that took its number."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain import heartbeat
+from pretrain.heartbeat import STATE, Heartbeat, alive
+
+
+def change(folder: Path, **facts: Any) -> None:
+    state = json.loads((folder / STATE).read_text())
+    (folder / STATE).write_text(json.dumps(state | facts))
+
+
+@pytest.fixture
+def beaten(tmp_path: Path) -> Path:
+    """A folder in which this process has said that it lives, once."""
+    heart = Heartbeat(tmp_path)
+    heart.close()
+    change(tmp_path, ended=False)
+    return tmp_path
+
+
+def test_a_process_lives_until_it_says_that_it_has_ended(tmp_path: Path) -> None:
+    heart = Heartbeat(tmp_path)
+    assert alive(tmp_path)
+    heart.close()
+    assert not alive(tmp_path)
+
+
+def test_beats_go_on_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT", 0.01)
+    heart = Heartbeat(tmp_path)
+    first = json.loads((tmp_path / STATE).read_text())["time"]
+    deadline = time.monotonic() + 30
+    while json.loads((tmp_path / STATE).read_text())["time"] == first:
+        assert time.monotonic() < deadline
+    heart.close()
+
+
+def test_a_process_that_is_gone_is_dead_at_once(beaten: Path) -> None:
+    program = f"from pathlib import Path; from pretrain.heartbeat import Heartbeat; Heartbeat(Path({str(beaten)!r}))"
+    process = subprocess.run([sys.executable, "-c", f"import os; {program}; os._exit(0)"], check=True)
+    assert process.returncode == 0 and not json.loads((beaten / STATE).read_text())["ended"]
+    assert not alive(beaten)
+
+
+def test_another_process_with_its_number_is_not_it(beaten: Path) -> None:
+    assert alive(beaten)
+    change(beaten, began=1e9)
+    assert not alive(beaten)
+
+
+@pytest.mark.parametrize(("age", "lives"), [(10, True), (3600, False)])
+def test_on_another_machine_only_a_fresh_beat_counts(beaten: Path, age: float, lives: bool) -> None:
+    change(beaten, machine=["elsewhere", ""], pid=1, time=time.time() - age)
+    assert alive(beaten) is lives
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"pid": ', '{"ended": false}'])
+def test_a_torn_file_is_no_life(tmp_path: Path, text: str) -> None:
+    assert not alive(tmp_path)
+    (tmp_path / STATE).write_text(text)
+    assert not alive(tmp_path)
+
+
+def test_a_folder_that_vanishes_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    heart = Heartbeat(tmp_path / "run")
+    (tmp_path / "run" / STATE).unlink()
+    (tmp_path / "run").rmdir()
+    heart.close()
