@@ -186,14 +186,44 @@ def train(
 
 
 @app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A run, or a folder with runs below it.")] = Path(
+        "runs"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list, with everything, instead of a table.")] = False,
+) -> None:
+    """List runs: what became of each, how far it is, what it is worth so far."""
+    import json
+
+    from cluster import runs as listing
+
+    found = listing.find(folder)
+    if as_json:
+        print(json.dumps([run.json() for run in found], indent=1))
+        return
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=240)
+    if found:
+        console.print(listing.table(found))
+    else:
+        print(f"no runs below {folder}")
+    for line in listing.details(found):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it must not exist.")],
+    checkpoint: Annotated[
+        str, typer.Option(metavar="last|best|STEP", help="Which one; `best`: at validation.")
+    ] = "last",
 ) -> None:
-    """Write a run's newest checkpoint as a compact model."""
+    """Write a run's checkpoint as a compact model."""
     from pretrain.export import export as write
 
-    print(write(run, out))
+    print(write(run, out, checkpoint=checkpoint))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""A run's newest checkpoint → a folder that says what it is and loads without deepspeed, ray or the run.
+"""A run's checkpoint → a folder that says what it is and loads without deepspeed, ray or the run.
 
     config.json         format, model, encoders and their identity, where the weights come from, their hash
     model.safetensors   `model.*`: projections and fusion encoder; `encoders.*`: the frozen ones; `centres.*`: each
@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pretrain import checkpoint, models
-from pretrain.checkpoint import Checkpoint
+from pretrain import models
+from pretrain.checkpoint import Checkpoint, folder_of_run, latest, whole
 from pretrain.config import dump, validate
 from pretrain.data.index import MANIFEST, Dataset
 from pretrain.embeddings import FORMAT
@@ -41,17 +41,20 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 log = logging.getLogger(__name__)
 
 
-def export(run: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float32") -> Path:
-    """Write the newest committed and verified checkpoint of the run's folder to `out`, and return that.
+def export(
+    run: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float32", checkpoint: str | int = "last"
+) -> Path:
+    """Write a committed and verified checkpoint of the run's folder to `out`, and return that.
 
     dtype: of the stored weights; loading computes in float32 either way, so bfloat16 halves the file and rounds.
-    Raises ValueError for an `out` that exists, and for a run without a checkpoint that holds.
+    checkpoint: `last`, `best` (the lowest validation loss) or a step.
+    Raises ValueError for an `out` that exists, and where there is no such checkpoint that holds.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
     if out.exists():
         raise ValueError(f"{out} exists; export never overwrites. Give another folder, or remove that one")
-    found = newest(run)
+    found = chosen(run, checkpoint)
     config = validate(RunConfig, found.state["config"], str(found.path))
     encoders = Encoders.build(config.frozen)
     _check_encoders(found, encoders)
@@ -72,6 +75,7 @@ def export(run: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float3
         "encoders": dump(config.frozen),
         "identity": encoders.identity(),
         "step": found.step,
+        "checkpoint": {"chosen": str(checkpoint), "best": _best(found)},
         "parameters": {"model": _count(model), "encoders": _count(encoders)},
         "centred_on": len(seen),
         "weights": _save(model, encoders, centres, staged / WEIGHTS, dtype),
@@ -83,14 +87,32 @@ def export(run: Path, out: Path, dtype: Literal["float32", "bfloat16"] = "float3
     return out
 
 
-def newest(run: Path) -> Checkpoint:
-    """The run's newest checkpoint whose hashes hold. Raises ValueError where there is none."""
+def chosen(run: Path, which: str | int = "last") -> Checkpoint:
+    """A run's checkpoint whose hashes hold: `last`, `best` or of a step. Raises ValueError where there is none."""
     if not run.is_dir():
         raise ValueError(f"no run at {run}: there is no such folder; `fourfold train` makes one")
-    found = checkpoint.latest(checkpoint.folder_of_run(run))
-    if found is None:
+    folder = folder_of_run(run)
+    last = latest(folder)
+    if last is None:
         raise ValueError(f"{run} has no checkpoint that is committed and whole; train it further, or see its log")
+    if which == "last":
+        return last
+    step = (_best(last) or {}).get("step") if which == "best" else int(which) if str(which).isdigit() else None
+    if step is None and which == "best":
+        raise ValueError(f"{run} was not validated before its newest checkpoint, so none is the best: take `last`")
+    if step is None:
+        raise ValueError(f"checkpoint {which!r} is none of last, best and a step's number")
+    found = whole(folder, step) if step in folder.steps() else None
+    if found is None:
+        there = ", ".join(map(str, folder.steps()))
+        raise ValueError(f"{run} has no whole checkpoint of step {step} ({which}); it has those of steps {there}")
     return found
+
+
+def _best(found: Checkpoint) -> dict[str, Any] | None:
+    """{"step", "loss"} of the lowest validation loss until a checkpoint; None where there was none."""
+    best = found.state.get("best")
+    return best if best and best["step"] is not None else None
 
 
 def _check_encoders(found: Checkpoint, encoders: Encoders) -> None:

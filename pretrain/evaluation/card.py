@@ -32,7 +32,7 @@ def card(about: dict[str, Any], identity: dict[str, Any], manifest: dict[str, An
         "## Frozen encoders",
         *_encoders(about["identity"]),
         "## Held-out results",
-        *_results(history),
+        *_results(history, about["step"]),
         "## Licence",
         *_licence(manifest),
     ]
@@ -43,10 +43,20 @@ def _dimensions(about: dict[str, Any], history: History) -> str:
     size, trained = about["parameters"], about["weights"]
     facts = [
         f"{size['model']:,} trained parameters and {size['encoders']:,} frozen ones, stored as {trained['dtype']}",
-        f"{about['step']:,} training steps" + (f", resumed {len(history.resumes)} time(s)" if history.resumes else ""),
+        f"{about['step']:,} training steps"
+        + (f", resumed {len(history.resumes)} time(s)" if history.resumes else "")
+        + _chosen(about),
         f"weights SHA-256 `{trained['sha256']}`",
     ]
     return "\n".join(f"- {fact}" for fact in facts)
+
+
+def _chosen(about: dict[str, Any]) -> str:
+    """Which of the run's checkpoints this is."""
+    which, best = (about.get("checkpoint", {}).get(name) for name in ("chosen", "best"))
+    if best and best["step"] == about["step"]:
+        return f"; of the run's checkpoints the one with the lowest validation loss ({best['loss']:.4f})"
+    return "; the run's newest checkpoint" if which == "last" else "; a checkpoint chosen by its step" if which else ""
 
 
 def _data(data: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
@@ -100,10 +110,12 @@ def _encoders(identity: dict[str, dict[str, Any]]) -> list[str]:
     return parts
 
 
-def _results(history: History) -> list[str]:
-    if not history.validations:
+def _results(history: History, step: int) -> list[str]:
+    """Of the last validation until the model's own step: later ones were of other weights."""
+    until = [record for record in history.validations if record["step"] <= step]
+    if not until:
         return ["No validation was logged: nothing is known of what this model is worth."]
-    last = history.validations[-1]
+    last = until[-1]
     losses = [[name, f"{value:.4f}"] for name, value in last.get("losses", {}).items()]
     pairs = [
         [

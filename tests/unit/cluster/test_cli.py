@@ -15,6 +15,19 @@ VERBS = (
     "fetch", "prepare", "validate", "inspect", "encode", "train", "checkpoint", "export", "embed", "search", "demo",
     "version",
 )  # fmt: skip
+    "fetch",
+    "prepare",
+    "validate",
+    "inspect",
+    "encode",
+    "train",
+    "runs",
+    "export",
+    "embed",
+    "search",
+    "demo",
+    "version",
+)
 
 
 def fourfold(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,6 +69,7 @@ def test_version_names_what_it_stands_on() -> None:
         (("inspect", "nowhere", "P12345"), "nowhere has no manifest.json"),
         (("validate", "nowhere"), "nowhere has no manifest.json"),
         (("export", "nowhere", "out"), "no run at nowhere"),
+        (("runs", "nowhere"), "no folder nowhere"),
         (("embed", "nowhere", "x.fasta", "y"), "nowhere is no exported model"),
         (("search", "nowhere", "x.fasta", "y"), "nowhere is no exported model"),
     ],
