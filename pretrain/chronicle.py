@@ -1,11 +1,12 @@
 """What is told of a run while it goes on: how it began, its steps, validations and checkpoints, what looks wrong."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from pretrain import distributed
+from pretrain.batch import Batch
 from pretrain.checkpoint import Checkpoint, Failed, Saved
 from pretrain.config import dump
 from pretrain.data.loader import Step
@@ -61,9 +62,11 @@ class Chronicle:
             facts = {"groups": self.plan.sizes, "left_out": self.plan.left_out, "truncated": self.plan.truncated}
             journal.record("start", 0, world=world, identity=identity, stored=stored, **facts)
 
-    def step(self, step: Step, result: StepResult, seconds: float, flops: int = 0) -> None:
-        """A step was taken. seconds: it took, its data included, validation and checkpoints not. flops: of this rank's
-        part, forward and backward; 0 where nobody counts. One record every `log.every` steps."""
+    def step(
+        self, step: Step, result: StepResult, seconds: float, flops: Callable[[Sequence[Batch]], int] = lambda _: 0
+    ) -> None:
+        """A step was taken. seconds: it took, its data included, validation and checkpoints not. flops: counts those of
+        this rank's micro-batches, forward and backward. One record every `log.every` steps."""
         number, run = step.position.step, self.run
         self._seconds, self._waited = self._seconds + seconds, self._waited + step.waited
         epoch = round(self.plan.epoch(step.position), 4)
@@ -72,7 +75,7 @@ class Chronicle:
         if number % run.log.every and number not in (1, run.steps):
             return
         own = sum(int(lengths.sum()) for batch in step.batches for lengths in batch.lengths.values())
-        tokens, work = distributed.add(torch.tensor([own, flops], device=distributed.device())).tolist()
+        tokens, work = distributed.add(torch.tensor([own, flops(step.batches)], device=distributed.device())).tolist()
         facts = {
             "loss": result.total,
             "losses": result.losses,

@@ -169,6 +169,10 @@ class Engine:
         values = distributed.add(sums.to(self.device)).tolist()
         return {name: value / counts[name] for name, value in zip(names, values, strict=True) if counts[name]}
 
+    def flops(self, batches: Sequence[Batch]) -> int:
+        """Floating-point operations of the model on these micro-batches, forward and backward."""
+        return sum(self.deepspeed.module.flops(batch) for batch in batches)
+
     def close(self) -> None:
         """Let go of all that DeepSpeed holds, so that another engine can take its place."""
         self.deepspeed.destroy()

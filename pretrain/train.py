@@ -29,6 +29,7 @@ from pretrain.engine import Engine, start
 from pretrain.evaluation.evaluate import Best, Embedded, validate
 from pretrain.guard import Guard, Verdict
 from pretrain.journal import Journal
+from pretrain.layers.flops import peak
 from pretrain.run import RunConfig
 from pretrain.setup import Parts, begin, check_alike, newest, prepare
 from pretrain.watch import Watch
@@ -54,7 +55,7 @@ def train(run: RunConfig) -> None:
         Watch(run.watch, journal.alarm) as watch,
         closing(Writer(folder, run.checkpoint, 60 * run.engine.timeout_minutes)) as writer,
     ):
-        chronicle = Chronicle(run, parts.loader.plan, journal)
+        chronicle = Chronicle(run, parts.loader.plan, journal, peak(device) or 0.0)
         chronicle.begin(parts, found)
         while True:
             engine, position = begin(run, parts, found, device)
@@ -125,7 +126,7 @@ def _step(s: _Sitting, step: Step, began: float) -> Verdict:
     batches = [batch.to(s.engine.device) for batch in step.batches]
     result = s.engine.step(batches, s.encoders, run.optimizer.rate(number - 1, run.steps), s.guard.admits)
     verdict = s.guard.note(number, result)
-    s.chronicle.step(step, result, time.perf_counter() - began)
+    s.chronicle.step(step, result, time.perf_counter() - began, s.engine.flops)
     if verdict != "good":
         facts = {"loss": result.total, "gradient_norm": result.gradient_norm, "limit": s.guard.limit()}
         s.journal.record("bad", number, **facts)

@@ -12,22 +12,9 @@ from data_prep.recipe import PrepareConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 VERBS = (
-    "fetch", "prepare", "validate", "inspect", "encode", "train", "checkpoint", "export", "embed", "search", "demo",
-    "version",
+    "fetch", "prepare", "validate", "inspect", "encode", "train", "runs", "checkpoint", "export", "embed", "search",
+    "demo", "version",
 )  # fmt: skip
-    "fetch",
-    "prepare",
-    "validate",
-    "inspect",
-    "encode",
-    "train",
-    "runs",
-    "export",
-    "embed",
-    "search",
-    "demo",
-    "version",
-)
 
 
 def fourfold(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -56,7 +56,7 @@ def test_work_is_told_where_it_is_counted_and_its_share_where_the_device_is_know
     tmp_path: Path, peak: float, mfu: float | None
 ) -> None:
     with Journal(tmp_path) as journal:
-        Chronicle(RUN, PLAN, journal, peak).step(step(4, 0.0), result(4), seconds=2.0, flops=500_000_000_000)
+        Chronicle(RUN, PLAN, journal, peak).step(step(4, 0.0), result(4), seconds=2.0, flops=lambda _: 500_000_000_000)
     (record,) = records(tmp_path)
     assert record["flops"] == 500_000_000_000 and record.get("mfu") == mfu
 
