@@ -193,8 +193,22 @@ def _retrieval(facts: Facts) -> str:
         rank = f"{found['median_rank']:g} of {found['n']}"
         other = last.get("centred", {}).get(pair)
         centred = (f"{other['recall']:.0%}", f"{other['median_rank']:g}") if other else ("–", "–")
+        apart = last.get("alignment", {}).get(pair)
         name = f"{escape(a)} – {escape(b)}"
-        rows.append([name, bar, mean, chance, str(found["n"]), there, back, rank, *centred])
+        rows.append(
+            [
+                name,
+                bar,
+                mean,
+                chance,
+                str(found["n"]),
+                there,
+                back,
+                rank,
+                *centred,
+                "–" if apart is None else f"{apart:.2f}",
+            ]
+        )
     k = next(iter(last["retrieval"].values()))["k"]
     columns = [
         "|pair",
@@ -207,11 +221,13 @@ def _retrieval(facts: Facts) -> str:
         "#median rank",
         "#centred",
         "#its rank",
+        "#alignment",
     ]
     note = (
         f"Held-out proteins at step {last['step']:,}, each modality encoded alone. There: the second found for the "
         "first; back: the reverse. The tick is what a random order reaches. Ties count against "
-        "the query; equal texts are one. Centred: less each modality's mean, as search compares."
+        "the query; equal texts are one. Centred: less each modality's mean, as search compares. "
+        "Alignment: the mean squared distance of a protein's two, 0 to 4."
     )
     few = min(found["n"] for found in last["retrieval"].values())
     warning = (
@@ -219,7 +235,28 @@ def _retrieval(facts: Facts) -> str:
     )
     if any(found["chance"] > 0.5 for found in last["retrieval"].values()):
         warning += f" Recall at {k} says little where chance is high; the median rank of a random order is (N + 1) / 2."
-    return page.section(title, f'<p class="note">{escape(note + warning)}</p>', page.table(columns, rows))
+    parts = [f'<p class="note">{escape(note + warning)}</p>', page.table(columns, rows)]
+    return page.section(title, *parts, *_clouds(last.get("embeddings", {})))
+
+
+def _clouds(embeddings: dict[str, dict[str, Any]]) -> list[str]:
+    """How each modality's embeddings lie; nothing where a run of an earlier version did not measure it."""
+    if not embeddings:
+        return []
+    rows = []
+    for modality, found in embeddings.items():
+        most, rank = min(found["width"], found["n"] - 1), found["effective_rank"]
+        label = f"effective rank {rank:.1f} of at most {most}"
+        bar = figures.bar(rank / most, f"--{modality}", label=label)
+        numbers = (f"{rank:.1f} of {most}", f"{found['spread']:.3f}", f"{found['uniformity']:.2f}", str(found["n"]))
+        rows.append([escape(modality), bar, *numbers])
+    note = (
+        "Effective rank: about how many directions a modality's embeddings use, less their mean, of those that so many "
+        "proteins could; near 1 they have collapsed. Spread: how far they lie from their mean, 0 to 1. Uniformity: 0 "
+        "for one point, lower the more evenly they cover their sphere."
+    )
+    columns = ["|modality", "=effective rank", "#rank", "#spread", "#uniformity", "#N"]
+    return [f'<p class="note">{escape(note)}</p>', page.table(columns, rows)]
 
 
 def _map(facts: Facts) -> str:

@@ -14,9 +14,12 @@ from safetensors.torch import load_file
 
 from pretrain import checkpoint
 from pretrain.checkpoint import disk
-from pretrain.export import export, mean_embeddings, training_samples
+from pretrain.evaluation.card import card
+from pretrain.evaluation.history import History
+from pretrain.export import chosen, export, mean_embeddings, training_samples
 from pretrain.inference import load
 from pretrain.sample import Function, Modality, Sample, Term
+from tests.unit.pretrain.conftest import VALIDATION
 from tests.unit.pretrain.data.conftest import protein, write
 
 
@@ -61,6 +64,40 @@ def test_the_card_is_plain_about_it(exported):
     ]:
         assert part in card, part
     assert "/tmp" not in card
+
+
+def test_the_card_says_which_checkpoint_it_is_of_and_tells_its_own_validation(exported):
+    about = json.loads((exported / "config.json").read_text())
+    assert about["checkpoint"] == {"chosen": "last", "best": None}
+    assert "7 training steps; the run's newest checkpoint" in (exported / "README.md").read_text()
+    records = tuple(
+        {**VALIDATION, "step": step, "loss": loss, "losses": {"all": loss}} for step, loss in ((4, 1), (7, 2))
+    )
+    identity = {"data": {"name": "few", "manifest_sha256": "ef"}}
+    for step, which, says in ((4, "best", "lowest validation loss (1.0000)"), (7, "7", "chosen by its step")):
+        written = card(
+            about | {"step": step, "checkpoint": {"chosen": which, "best": {"step": 4, "loss": 1.0}}},
+            identity,
+            {},
+            History(validations=records),
+        )
+        assert says in written and f"Validation at step {step}," in written
+    assert "No validation was logged" in card(about | {"step": 3}, identity, {}, History(validations=records))
+
+
+@pytest.mark.parametrize(
+    ("which", "says"),
+    [
+        ("best", "was not validated before its newest checkpoint"),
+        ("lats", "'lats' is none of last, best and a step's number"),
+        ("8", r"no whole checkpoint of step 8 \(8\); it has those of steps 7"),
+        (-7, "is none of"),
+    ],
+)
+def test_a_checkpoint_that_is_not_there_is_told(trained_run, which, says):
+    assert chosen(trained_run).step == chosen(trained_run, 7).step == chosen(trained_run, "7").step == 7
+    with pytest.raises(ValueError, match=says):
+        chosen(trained_run, which)
 
 
 def test_centres_are_means_of_training_proteins(exported, samples):

@@ -5,6 +5,7 @@ import math
 import random
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -84,9 +85,10 @@ def write_run(run: Path, steps: int = 60) -> None:
                     "median_rank": 7.5,
                 }
                 pairs = {"sequence-structure": found, "sequence-function": found | {"n": 12, "recall": 0.9}}
-                log.write(
-                    json.dumps({"event": "validation", "step": step, "losses": held_out, "retrieval": pairs}) + "\n"
-                )
+                cloud = {"n": 16, "width": 128, "uniformity": -1.25, "spread": 0.375, "effective_rank": 3.5}
+                shape = {"alignment": {"sequence-structure": 0.625}, "embeddings": {"image": cloud}}
+                record = {"event": "validation", "step": step, "losses": held_out, "retrieval": pairs, **shape}
+                log.write(json.dumps(record) + "\n")
 
 
 def facts(run: Path) -> Facts:
@@ -168,6 +170,17 @@ def test_the_whole_page(tmp_path):
     ]:
         assert part in text, part
     assert "<script>" not in text
+
+
+def test_the_shape_of_embeddings_is_shown_where_it_was_measured(tmp_path):
+    whole = render(facts(tmp_path))
+    assert "effective rank 3.5 of at most 15" in whole and "3.5 of 15" in whole and "-1.25" in whole and "0.62" in whole
+    log = tmp_path / "log.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    old = [{name: value for name, value in r.items() if name not in ("alignment", "embeddings")} for r in records]
+    log.write_text("".join(json.dumps(record) + "\n" for record in old))
+    before = render(replace(facts(tmp_path / "other"), history=History.read(tmp_path)))
+    assert "effective rank" not in before and "alignment" in before
 
 
 def test_nothing_there_yet_is_said_in_sentences(tmp_path):
