@@ -205,7 +205,7 @@ def runs(
 
     console = Console() if sys.stdout.isatty() else Console(width=240)
     if found:
-        console.print(listing.table(found))
+        console.print(listing.table(found, console.width))
     else:
         print(f"no runs below {folder}")
     for line in listing.details(found):

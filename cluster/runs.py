@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,6 +24,11 @@ ENDS: dict[str, State] = {"end": "finished", "stopped": "stopped", "error": "fai
 COLORS: dict[State, str] = {
     "running": "green", "finished": "bold", "stopped": "yellow", "failed": "red", "died": "red", "unknown": "dim"
 }  # fmt: skip
+COLUMNS = (
+    "run", "model", "state", "step", "loss", "best validation", "R@k (chance)", "tokens/s", "checkpoint", "started",
+    "took",
+)  # fmt: skip
+DISPENSABLE = "started", "model", "took", "R@k (chance)", "tokens/s", "checkpoint"  # in this order
 Record = dict[str, Any]
 
 
@@ -79,31 +85,42 @@ def read(folder: Path) -> Run:
     return run
 
 
-def table(runs: Sequence[Run], now: float | None = None) -> Table:
-    """A row for each. Recall is the mean over the pairs of modalities, with the chance level."""
+def table(runs: Sequence[Run], width: int, now: float | None = None) -> Table:
+    """A row for each. Recall is the mean over the pairs of modalities, with the chance level. Where `width` columns of
+    text are too few for all of it, the least important columns are left out."""
     now = time.time() if now is None else now
-    shown = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("run", "model", "state"):
-        shown.add_column(name, overflow="fold")
-    for name in ("step", "loss", "best validation", "R@k (chance)", "tokens/s", "checkpoint", "started", "took"):
-        shown.add_column(name, justify="right", overflow="fold")
-    for run in runs:
-        state = f"died at step {run.step:,}" if run.state == "died" else run.state
-        recalls, chances = ([each[name] for each in run.retrieval.values()] for name in ("recall", "chance"))
-        shown.add_row(
-            escape(run.folder),
-            escape(run.model),
-            f"[{COLORS[run.state]}]{state}",
-            f"{run.step:,}" + (f"/{run.steps:,}" if isinstance(run.steps, int) else ""),
-            _number(run.loss, ".4f"),
-            f"{_number(run.best[1], '.4f')} at {run.best[0]:,}" if run.best else "–",
-            f"{fmean(recalls):.2f} ({fmean(chances):.2f})" if recalls else "–",
-            _number(run.tokens_per_second, ",.0f"),
-            f"{run.checkpoint[0]:,}, {_ago(now - run.checkpoint[1])}" if run.checkpoint else "–",
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "–",
-            str(timedelta(seconds=round(run.took))) if run.started else "–",
-        )
-    return shown
+    rows = [_row(run, now) for run in runs]
+    names = list(COLUMNS)
+    for name in (*DISPENSABLE, None):
+        shown = Table(box=None, header_style="dim", pad_edge=False)
+        for each in names:
+            shown.add_column(each, justify="left" if each in ("run", "model", "state") else "right", overflow="fold")
+        for row in rows:
+            shown.add_row(*(row[each] for each in names))
+        if name is None or Console(width=10_000).measure(shown).maximum <= width:
+            return shown
+        names.remove(name)
+    raise AssertionError
+
+
+def _row(run: Run, now: float) -> dict[str, str]:
+    """What COLUMNS say of a run."""
+    state = f"died at step {run.step:,}" if run.state == "died" else run.state
+    recalls, chances = ([each[name] for each in run.retrieval.values()] for name in ("recall", "chance"))
+    cells = (
+        escape(run.folder),
+        escape(run.model),
+        f"[{COLORS[run.state]}]{state}",
+        f"{run.step:,}" + (f"/{run.steps:,}" if isinstance(run.steps, int) else ""),
+        _number(run.loss, ".4f"),
+        f"{_number(run.best[1], '.4f')} at {run.best[0]:,}" if run.best else "–",
+        f"{fmean(recalls):.2f} ({fmean(chances):.2f})" if recalls else "–",
+        _number(run.tokens_per_second, ",.0f"),
+        f"{run.checkpoint[0]:,}, {_ago(now - run.checkpoint[1])}" if run.checkpoint else "–",
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started)) if run.started else "–",
+        str(timedelta(seconds=round(run.took))) if run.started else "–",
+    )
+    return dict(zip(COLUMNS, cells, strict=True))
 
 
 def details(runs: Sequence[Run]) -> list[str]:

@@ -29,9 +29,8 @@ def open_journal(run: RunConfig, found: Checkpoint | None) -> Journal:
     if distributed.rank():
         return Journal(run.out)
     done, settings = found.step if found else 0, dump(run)
-    run.out.mkdir(parents=True, exist_ok=True)
-    (run.out / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
     trackers = open_trackers(run.out, done, settings, run.log.tensorboard, run.log.wandb, run.log.mlflow)
+    (run.out / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
     return Journal(run.out, trackers, Progress(run.steps, done) if shown() else None)
 
 

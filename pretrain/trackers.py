@@ -200,21 +200,23 @@ def open_trackers(
 
     Raises ValueError for a package that is not installed, and where a new run's tracker cannot be opened.
     """
-    ids = _ids(folder)
-    opened: list[Tracker] = [TensorBoard(folder / "tensorboard", done)] if tensorboard else []
+    for name, asked in (("wandb", wandb), ("mlflow", mlflow)):
+        if asked:
+            _library(name)
+    ids, opened = _ids(folder), list[Tracker]()
+    folder.mkdir(parents=True, exist_ok=True)
     if wandb:
-        _library("wandb")
         mine = ids.get("wandb") or secrets.token_hex(4)
         opened += _opened("wandb", done, lambda: Wandb(wandb, folder, mine, settings))
         ids["wandb"] = mine
     if mlflow:
-        _library("mlflow")
         for each in _opened("mlflow", done, lambda: Mlflow(mlflow, folder, ids.get("mlflow"), settings)):
             opened.append(each)
             ids["mlflow"] = each.id
     if ids:
         (folder / IDS).write_text(json.dumps(ids) + "\n")
-    return [each if isinstance(each, TensorBoard) else Courier(type(each).__name__, each) for each in opened]
+    couriers = [Courier(type(each).__name__, each) for each in opened]
+    return [*couriers, *([TensorBoard(folder / "tensorboard", done)] if tensorboard else [])]
 
 
 def _opened(name: str, done: int, build: Callable[[], T]) -> list[T]:

@@ -133,21 +133,25 @@ def test_a_log_of_a_million_steps_is_not_parsed_whole(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("width", [60, 100, 200])
-def test_the_table_names_every_run(tmp_path: Path, width: int) -> None:
+def test_the_table_names_every_run_in_one_line(tmp_path: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a", ENDED)
     write(tmp_path / "b", [*WHOLE, record("error", 20, 1036.0, error="no [room] left")])
     write(tmp_path / "c", [])
-    runs = find(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    runs = find(Path("."))
     console = Console(width=width, color_system=None, record=True, file=io.StringIO())
-    console.print(table(runs, now=1022.0 + 7200))
+    console.print(table(runs, width, now=1022.0 + 7200))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
+    assert [line.split()[0] for line in text.splitlines()] == ["run", "a", "b", "c"]
+    assert all(line in text for line in ("finished", "40/40", "1.7000 at 20", "failed", "unknown"))
+    assert ("started" in text, "R@k" in text) == (width > 100, width > 60)
     if width == 200:
         first, second, third = (line.split() for line in text.splitlines()[1:])
-        assert first[0].endswith("/a") and first[1:3] == ["amma", "finished"]
+        assert first[1:3] == ["amma", "finished"]
         assert "40/40 1.6000 1.7000 at 20 0.50 (0.30) 1,040 20, 2 h ago" in " ".join(first) and first[-1] == "0:00:52"
         assert second[2] == "failed" and third[2] == "unknown"
-    assert details(runs) == [f"{tmp_path}/b: no [room] left"]
+    assert details(runs) == ["b: no [room] left"]
     assert details(runs[:1]) == [
         "sequence-structure: R@10 0.60 (chance 0.20)",
         "sequence-image: R@10 0.40 (chance 0.40)",

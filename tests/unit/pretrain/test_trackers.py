@@ -117,7 +117,8 @@ def test_a_missing_package_is_told_with_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match=rf"pip install 'fourfold\[{name}\]'"):
-        open_trackers(tmp_path, done, SETTINGS, False, **{name: config})
+        open_trackers(tmp_path / "run", done, SETTINGS, True, **{name: config})
+    assert not (tmp_path / "run").exists()  # no run was begun
 
 
 def test_a_server_that_is_away_ends_a_new_run_and_not_a_resumed_one(
