@@ -201,11 +201,14 @@ def committed_files(commit: bytes) -> dict[str, dict[str, Any]]:
         about = json.loads(commit)
         if about["format"] != FORMAT:
             raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
-        return {
-            str(name): {"bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
+        files = {
+            str(name): Written(int(entry["bytes"]), str(entry["sha256"]))
             for name, entry in about["files"].items()
             if "/" not in name
         }
+        if commit != _commit(files, about["attempt"]):  # a bit has turned where nothing is read
+            raise ValueError("it is not as it was written")
+        return {name: asdict(written) for name, written in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{COMMIT}: {type(error).__name__}: {error}") from error
 

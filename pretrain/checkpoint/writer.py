@@ -179,13 +179,16 @@ class Writer:
         files |= {name: Written(**written) for part in parts for name, written in part["files"].items()}
         files[ABOUT] = self.folder.write(step, attempt, ABOUT, [json.dumps(about, indent=1).encode()])
         self.folder.commit(step, attempt, files)
-        retain(self.folder, step, self.config, best)
+        try:
+            retain(self.folder, step, self.config, best)
+        except OSError as error:  # this checkpoint stands none the less
+            log.warning("%s: an old checkpoint could not be removed: %s", self.folder, error)
         return Saved(step, name_of(step), round(time.perf_counter() - began, 3), round(blocked, 4))
 
     def _await(self, step: int, attempt: str, name: str) -> bytes:
-        """A rank's table, once it is there."""
+        """A rank's table, once it is there and whole."""
         end, pause = time.monotonic() + self.patience, POLL
-        while name not in self.folder.names(step, attempt):
+        while (table := self._table(step, attempt, name)) is None:
             if self._given_up.wait(pause):
                 raise _GivenUp(f"{name} was not waited for: the checkpoint had failed elsewhere")
             if time.monotonic() > end:
@@ -194,7 +197,18 @@ class Writer:
                     "checkpoint.folder to one that they do, or to a bucket"
                 )
             pause = min(1.0, 1.5 * pause)
-        return self.folder.read(step, attempt, name)
+        return table
+
+    def _table(self, step: int, attempt: str, name: str) -> bytes | None:
+        """On a disk a file has its name before its bytes; JSON that is not whole cannot be read."""
+        if name not in self.folder.names(step, attempt):
+            return None
+        table = self.folder.read(step, attempt, name)
+        try:
+            json.loads(table)
+        except ValueError:
+            return None
+        return table
 
     def _clear(self, attempt: str) -> None:
         """Leftovers of attempts that were interrupted. That they cannot be removed is no reason to save nothing."""
