@@ -77,7 +77,8 @@ class StepResult:
     """losses: each term's mean over the whole step, of those that counted anything (a mean over nothing is no 0).
 
     total: their weighted sum. counts: the denominators. applied: whether the weights were changed; a step whose loss or
-    gradient is not finite, or whose loss was not admitted, leaves them, and the moments, as they were.
+    gradient is not finite, or whose loss was not admitted, leaves them, and the moments, as they were. not_finite: the
+    ranks whose own losses were not.
     """
 
     losses: dict[str, float]
@@ -86,6 +87,7 @@ class StepResult:
     gradient_norm: float
     learning_rate: float
     applied: bool = True
+    not_finite: tuple[int, ...] = ()
 
 
 def start(config: EngineConfig) -> torch.device:
@@ -157,7 +159,9 @@ class Engine:
             if self.deepspeed.is_gradient_accumulation_boundary():
                 means = self._means(names, sums, counts)
                 total = sum(weights[name] * mean for name, mean in means.items())
-                result = StepResult(means, total, counts, self._gradient_norm(), rate, admit(total))
+                result = StepResult(
+                    means, total, counts, self._gradient_norm(), rate, admit(total), _whose(total, sums)
+                )
                 self._adamw.applies = result.applied and not math.isinf(result.gradient_norm)
             self.deepspeed.step()
         assert result is not None
@@ -321,6 +325,14 @@ def _deepspeed() -> Any:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.WARNING)
     return deepspeed
+
+
+def _whose(total: float, sums: Tensor) -> tuple[int, ...]:
+    """The ranks that gave a loss which is not finite. Collective where the total is not, which every rank knows."""
+    if math.isfinite(total):
+        return ()
+    finite = distributed.gather_objects(bool(sums.isfinite().all()))
+    return tuple(rank for rank, well in enumerate(finite) if not well)
 
 
 def _cuda() -> bool:

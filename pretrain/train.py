@@ -129,9 +129,10 @@ def _step(s: _Sitting, step: Step, began: float) -> Verdict:
     s.chronicle.step(step, result, time.perf_counter() - began, s.engine.flops)
     if verdict != "good":
         facts = {"loss": result.total, "gradient_norm": result.gradient_norm, "limit": s.guard.limit()}
-        s.journal.record("bad", number, **facts)
+        s.journal.record("bad", number, **facts, ranks=list(result.not_finite))
+        whose = f" (not finite on rank {', '.join(map(str, result.not_finite))})" if result.not_finite else ""
         s.journal.say(
-            f"step {number} was not applied: loss {result.total:g} (limit {facts['limit']:g}), gradient's norm "
+            f"step {number} was not applied: loss {result.total:g}{whose} (limit {facts['limit']:g}), gradient's norm "
             f"{result.gradient_norm:g}"
         )
     return verdict

@@ -136,7 +136,8 @@ def _one(tally: Tally, place: Path, at: int, where: Where, right: Path) -> None:
 
 def _engine(place: Path) -> Any:
     module = _import()
-    dist.init_process_group("gloo", store=torch.distributed.distributed_c10d.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     module.init_distributed("gloo", verbose=False, auto_mpi_discovery=False)
     torch.manual_seed(0)
     model = torch.nn.Linear(5, 3)
