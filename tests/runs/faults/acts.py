@@ -22,12 +22,9 @@ WHERE: tuple[Where, ...] = ("before", "within", "after", "power")
 
 
 def points(acts: int, count: int | None) -> list[tuple[int, Where]]:
-    """Where to end a process: at each of so many acts in every way, or `count` of these, drawn at random."""
+    """Where to end a process: at each of so many acts in every way, or `count` of these (or all), drawn at random."""
     every: list[tuple[int, Where]] = [(at, where) for at in range(acts) for where in WHERE]
-    if count is None:
-        return every
-    draw = random.Random(count)
-    return draw.sample(every, count) if count <= len(every) else [*every, *draw.choices(every, k=count - len(every))]
+    return every if count is None or count >= len(every) else random.Random(count).sample(every, count)
 
 
 class Cache:

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ from tests.runs.faults.acts import CRASHED, Fault, Where, points
 SIZES = {"a": (5, 3), "b": (3,)}
 KEEP = CheckpointConfig(keep=2, keep_every=4)
 BREAK = 5  # the step whose checkpoint is broken and saved again, as after a rewind past it
-STEPS = (1, 2, 3, 4, 5, 5, 6)  # what is saved, in turn; with retention, and one that replaces a broken one
+STEPS = (1, 2, 3, 4, 5, 5, 6, 7, 8, 9)  # what is saved, in turn; with retention, and one that replaces a broken one
 
 
 class Made(nn.Module):
@@ -58,13 +58,14 @@ class Made(nn.Module):
 
 @dataclass
 class Tally:
-    """points: crashes. lost: those after which none was found, or an older one than had been committed.
+    """points: crashes, `cuts` of them power cuts. seconds: each look for the newest.
 
-    wrong: those after which one was taken whose values were not its step's. left: those whose leftovers the next save
-    did not clear. seconds: each look for the newest.
+    lost: those after which none was found, or an older one than had been committed. wrong: those after which one was
+    taken whose values were not its step's. left: those whose leftovers the next save did not clear.
     """
 
     points: int = 0
+    cuts: int = 0
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -73,7 +74,15 @@ class Tally:
     @property
     def good(self) -> float:
         """The share of crashes after which the run goes on from the right state."""
-        return 1 - len({*self.lost, *self.wrong}) / self.points
+        return 1 - len(self._bad()) / self.points
+
+    def share(self, kind: Literal["kill", "power"]) -> float:
+        """The same of kills, or of power cuts."""
+        bad = sum((name == "power") == (kind == "power") for name in (each.split()[0] for each in self._bad()))
+        return 1 - bad / (self.cuts if kind == "power" else self.points - self.cuts)
+
+    def _bad(self) -> set[str]:
+        return {each.partition(":")[0] for each in (*self.lost, *self.wrong)}
 
 
 def value(step: int, name: str, state: str, length: int) -> torch.Tensor:
@@ -126,6 +135,7 @@ def _crash_points(count: int | None) -> Tally:
 def _one(tally: Tally, at: int, where: Where) -> None:
     """One crash, and the look at what it left."""
     tally.points += 1
+    tally.cuts += where == "power"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "checkpoints"
 

@@ -22,6 +22,11 @@ class Found:
     missed: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
+    @property
+    def share(self) -> float:
+        """Of the damages that were found."""
+        return 1 - len(self.missed) / self.tried
+
 
 def two(folder: Path) -> tuple[Path, Path]:
     """An older and a newer checkpoint: their folders."""

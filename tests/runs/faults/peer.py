@@ -120,6 +120,7 @@ def _crash_points(count: int | None) -> Tally:
 
 def _one(tally: Tally, place: Path, at: int, where: Where, right: Path) -> None:
     tally.points += 1
+    tally.cuts += where == "power"
     forked(lambda: _saves(place, _Acts(at, where)), CRASHED)
     done = [int(step) for step in (place / "done").read_text().split()]
     began = time.perf_counter()
