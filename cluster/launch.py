@@ -24,6 +24,7 @@ import psutil
 from pretrain.config import Config, find
 
 MODULE = "pretrain.train"
+ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=4"  # without it pdsh waits for ever for a host that was lost
 
 
 class Local(Config):
@@ -128,7 +129,8 @@ def _ssh(place: Ssh, arguments: list[str]) -> Command:
     if not deepspeed.is_file():
         raise ValueError(f"no `deepspeed` beside {sys.executable}; install it into the same environment")
     options = ["--hostfile", str(place.hostfile), f"--master_port={_free_port()}", "--no_local_rank"]
-    return Command((str(deepspeed), *options, "--module", MODULE, *arguments))
+    alive = {"PDSH_SSH_ARGS_APPEND": f"{os.environ.get('PDSH_SSH_ARGS_APPEND', '')} {ALIVE}".strip()}
+    return Command((str(deepspeed), *options, "--module", MODULE, *arguments), alive)
 
 
 def _free_port() -> int:
