@@ -34,6 +34,8 @@ format: .venv/.installed
 bench: .venv/.installed
 	$(BIN)/python benchmarks/prepare.py --quick
 	$(BIN)/python benchmarks/loader.py --quick
+	$(BIN)/python benchmarks/read.py --quick
+	$(BIN)/python benchmarks/faults.py --quick
 
 # pip installs torch, because it chooses the build for this machine (CPU or CUDA, with that build's own libraries);
 # uv installs the rest ten times faster, exactly as locked and without resolving anything again.

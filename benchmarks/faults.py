@@ -37,9 +37,9 @@ def claims(quick: bool) -> list[rows.Row]:
 def _crashes(count: int) -> list[rows.Row]:
     """Ends before, within and after acts, and power cuts."""
     ours, theirs = crash.crash_points(count), peer.crash_points(count)
-    kills, cuts = (ours.share("kill"), theirs.share("kill")), (ours.share("power"), theirs.share("power"))
+    ends, cuts = (ours.share("kill"), theirs.share("kill")), (ours.share("power"), theirs.share("power"))
     return [
-        rows.faster("states that load after a kill at any act", kills, PEER, 1.0, "share"),
+        rows.faster("states that load after a kill at any act", ends, PEER, 1.0, "share"),
         rows.faster("states that load after a power cut at any act", cuts, PEER, 1.0, "share"),
         rows.within("a crash: to find the newest state, and save the next", statistics.median(ours.seconds), 1.0, "s"),
     ]

@@ -85,6 +85,7 @@ def two() -> Iterator[tuple[Host, Host]]:
         Host(name, f"{name}{os.getpid()}", f"10.213.{number}.{place}")
         for place, name in enumerate(("alpha", "beta"), 1)
     )
+    servers = []
     try:
         for host in hosts:
             _ip("netns", "add", host.space)
@@ -100,7 +101,8 @@ def two() -> Iterator[tuple[Host, Host]]:
         Path("/run/sshd").mkdir(exist_ok=True)
         for host in hosts:
             sshd = shutil.which("sshd") or "sshd"
-            subprocess.Popen(host.within(sshd, "-D", "-e"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            servers.append(subprocess.Popen(host.within(sshd, "-D", "-e"), **silent))
         _reachable(*hosts)
         yield hosts[0], hosts[1]
     finally:
@@ -108,6 +110,8 @@ def two() -> Iterator[tuple[Host, Host]]:
             host.kill()
             subprocess.run(["ip", "netns", "del", host.space], capture_output=True)
             shutil.rmtree(f"/etc/netns/{host.space}", ignore_errors=True)
+        for server in servers:
+            server.wait()
 
 
 def _files(host: Host, hosts: tuple[Host, ...]) -> None:
