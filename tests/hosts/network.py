@@ -101,8 +101,7 @@ def two() -> Iterator[tuple[Host, Host]]:
         Path("/run/sshd").mkdir(exist_ok=True)
         for host in hosts:
             sshd = shutil.which("sshd") or "sshd"
-            silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            servers.append(subprocess.Popen(host.within(sshd, "-D", "-e"), **silent))
+            servers.append(subprocess.Popen(host.within(sshd, "-D", "-E", os.devnull)))
         _reachable(*hosts)
         yield hosts[0], hosts[1]
     finally:
