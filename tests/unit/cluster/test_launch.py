@@ -97,6 +97,7 @@ def test_ssh_calls_deepspeed_with_the_hostfile(config: Path, tmp_path: Path, mon
     found = command(Ssh(hostfile=hosts), config, ["a=1"])
     assert found.argv[:3] == (str(tmp_path / "bin" / "deepspeed"), "--hostfile", str(hosts))
     assert found.argv[-4:] == ("--module", "pretrain.train", str(config), "a=1") and not found.ranks
+    assert "ServerAliveInterval" in found.environment["PDSH_SSH_ARGS_APPEND"]
 
 
 def test_ssh_without_hostfile_or_launcher_is_an_error(
