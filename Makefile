@@ -34,7 +34,10 @@ format: .venv/.installed
 bench: .venv/.installed
 	$(BIN)/python benchmarks/prepare.py --quick
 	$(BIN)/python benchmarks/loader.py --quick
-	$(BIN)/python benchmarks/read.py --quick
+	$(BIN)/python benchmarks/plan.py --quick
+	$(BIN)/python benchmarks/train_step.py --quick
+	$(BIN)/python benchmarks/contrastive.py --quick
+	$(BIN)/python benchmarks/checkpoint.py --quick
 	$(BIN)/python benchmarks/faults.py --quick
 
 # pip installs torch, because it chooses the build for this machine (CPU or CUDA, with that build's own libraries);
