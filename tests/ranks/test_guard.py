@@ -162,6 +162,7 @@ def _runs(data: str, folder: str) -> list[str]:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_run_that_went_back_is_one_that_never_took_those_steps(sample_data: Path, tmp_path: Path) -> None:
     zero, one = run(_runs, 2, str(sample_data), str(tmp_path))
