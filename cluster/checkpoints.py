@@ -1,6 +1,7 @@
 """`fourfold checkpoint`: what a run has saved, whether it is whole, and what else it can be turned into."""
 
-import json
+import atexit
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -15,15 +16,15 @@ Place = Annotated[
 
 @app.command("ls")
 def list_(place: Place) -> None:
-    """List checkpoints: step, size, ranks, validation's best. Nothing is hashed; `verify` does that."""
+    """List checkpoints: step, size, ranks, validation's best (of a bucket, steps only). `verify` reads them."""
     from pretrain.checkpoint import Checkpoint, Disk
 
     folder, steps = _find(place)
+    if not isinstance(folder, Disk):  # what is in them would have to be fetched
+        print("\n".join([f"{'step':>10}", *(f"{step:>10,}" for step in steps)]))
+        return
     print(f"{'step':>10}  {'MB':>9}  {'ranks':>5}  best validation")
     for step in steps:
-        if not isinstance(folder, Disk):
-            print(f"{step:>10,}")
-            continue
         path = folder.local(step)
         size = sum(file.stat().st_size for file in path.iterdir()) / 1e6
         try:
@@ -60,7 +61,7 @@ def convert(
     out: Annotated[str, typer.Argument(metavar="OUT", help="A folder for checkpoints; with --weights, a file.")],
     ranks: Annotated[int | None, typer.Option(min=1, help="Write as many files as so many ranks would.")] = None,
     weights: Annotated[bool, typer.Option("--weights", help="Write the weights alone, whole (safetensors).")] = False,
-    dtype: Annotated[str, typer.Option(help="Of --weights: fp32, bf16 or fp16.")] = "fp32",
+    dtype: Annotated[str | None, typer.Option(help="Of --weights: fp32 (the default), bf16 or fp16.")] = None,
     step: Annotated[int | None, typer.Option(help="This checkpoint; the newest whole one by default.")] = None,
 ) -> None:
     """Write a checkpoint for another number of ranks, or its weights as one file."""
@@ -69,6 +70,8 @@ def convert(
 
     if (ranks is None) == (not weights):
         raise ValueError("say what to write: --ranks N, or --weights")
+    if dtype and not weights:
+        raise ValueError("--dtype is of --weights; a checkpoint for --ranks stays in fp32, to be trained on")
     folder, steps = _find(place)
     if step is not None and step not in steps:
         raise ValueError(f"{folder} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
@@ -77,7 +80,7 @@ def convert(
     if found is None:
         raise ValueError(f"{folder} has no checkpoint that is whole; `fourfold checkpoint verify` says what is wrong")
     if weights:
-        to.consolidate(found, Path(out), dtype)
+        to.consolidate(found, Path(out), dtype or "fp32")
     else:
         to.reshard(found, folder_of(out), ranks or 1)
     print(out)
@@ -85,13 +88,15 @@ def convert(
 
 def _find(place: str):
     """(the folder, its steps). Raises ValueError where there is no checkpoint."""
-    from pretrain.checkpoint import Disk, folder_of, folder_of_run
+    from pretrain.checkpoint import Checkpoint, Disk, folder_of, folder_of_run
 
     path = Path(place)
     if "://" in place:
-        folder = folder_of(place, Path(tempfile.mkdtemp(prefix="fourfold-")))
+        scratch = tempfile.mkdtemp(prefix="fourfold-")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        folder = folder_of(place, Path(scratch))
     elif (path / "checkpoint.json").is_file():
-        return Disk(path.resolve().parent), [json.loads((path / "checkpoint.json").read_text())["step"]]
+        return Disk(path.resolve().parent), [Checkpoint.read(path).step]
     elif (path / "config.json").is_file() or (path / "checkpoints").is_dir():
         folder = folder_of_run(path)
     else:

@@ -13,6 +13,7 @@ from pretrain.data.loader import Step
 from pretrain.data.plan import Plan
 from pretrain.engine import StepResult
 from pretrain.evaluation.evaluate import Validation
+from pretrain.heartbeat import claim
 from pretrain.journal import Journal
 from pretrain.progress import Progress, shown
 from pretrain.run import RunConfig
@@ -24,14 +25,16 @@ from pretrain.trackers import open_trackers
 def open_journal(run: RunConfig, found: Checkpoint | None) -> Journal:
     """The run's journal; on the first rank with its trackers, and with a bar where somebody watches.
 
-    Raises ValueError for a tracker that cannot be opened.
+    Raises ValueError for a tracker that cannot be opened, and for a folder in which another process trains.
     """
     if distributed.rank():
         return Journal(run.out)
     done, settings = found.step if found else 0, dump(run)
+    held = claim(run.out) if run.out.is_dir() else None  # a tracker that cannot be opened leaves no folder
     trackers = open_trackers(run.out, done, settings, run.log.tensorboard, run.log.wandb, run.log.mlflow)
+    held = held or claim(run.out)
     (run.out / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
-    return Journal(run.out, trackers, Progress(run.steps, done) if shown() else None)
+    return Journal(run.out, trackers, Progress(run.steps, done) if shown() else None, held)
 
 
 class Chronicle:
@@ -132,6 +135,9 @@ class Chronicle:
         pairs = found.retrieval.items()
         shown = " · ".join(f"{pair} R@{r.k} {r.recall:.2f} (chance {r.chance:.2f})" for pair, r in pairs)
         self.journal.say(f"step {step}: validation loss {found.loss:.4f}; {shown}")
+        if found.not_finite and self.journal.writes:
+            text = f"step {step}: {found.not_finite} embeddings of held-out proteins are not finite, and left out"
+            self.journal.alarm(text, {"step": step, "kind": "not_finite", "count": found.not_finite})
         for modality, cloud in found.embeddings.items():
             if self.journal.writes and cloud.collapsed(self.run.validation.min_rank):
                 facts = {"modality": modality, "effective_rank": cloud.effective_rank, "spread": cloud.spread}

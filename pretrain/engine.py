@@ -159,9 +159,8 @@ class Engine:
             if self.deepspeed.is_gradient_accumulation_boundary():
                 means = self._means(names, sums, counts)
                 total = sum(weights[name] * mean for name, mean in means.items())
-                result = StepResult(
-                    means, total, counts, self._gradient_norm(), rate, admit(total), _whose(total, sums)
-                )
+                admitted = bool(means) and admit(total)  # a step without anything in it has no gradient
+                result = StepResult(means, total, counts, self._gradient_norm(), rate, admitted, _whose(total, sums))
                 self._adamw.applies = result.applied and not math.isinf(result.gradient_norm)
             self.deepspeed.step()
         assert result is not None

@@ -70,6 +70,7 @@ class Guard:
     def back(self, state: Mapping[str, Any] | None) -> "Guard":
         """The guard of the run after it has gone back to a checkpoint with this state; None: to its beginning."""
         guard = Guard.restored(self.config, state)
+        guard.bad = []
         guard.excluded |= self.excluded | set(self.bad)
         guard.rewinds = self.rewinds + 1
         return guard
@@ -85,10 +86,12 @@ class Guard:
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint after `step` steps must hold for the run to go on as if it had never stopped."""
-        return {"losses": self.losses, "excluded": sorted(each for each in self.excluded if each > step)}
+        excluded = sorted(each for each in self.excluded if each > step)
+        return {"losses": self.losses, "excluded": excluded, "bad": self.bad}
 
     @staticmethod
     def restored(config: GuardConfig, state: Mapping[str, Any] | None) -> "Guard":
         state = state or {}
         losses = [float(loss) for loss in state.get("losses", ())][-config.window :]
-        return Guard(config, losses, excluded={int(step) for step in state.get("excluded", ())})
+        bad, excluded = ([int(step) for step in state.get(name, ())] for name in ("bad", "excluded"))
+        return Guard(config, losses, bad, set(excluded))

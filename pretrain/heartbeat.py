@@ -5,6 +5,7 @@ a file that is no longer replaced is a run that has died.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 
 import psutil
 
-STATE = "state.json"
+STATE, LOCK = "state.json", ".lock"
 BEAT = 5.0  # seconds
 SILENT = 60.0  # seconds without a beat after which a process on another machine is taken for dead
 
@@ -46,6 +47,41 @@ class Heartbeat:
         with contextlib.suppress(OSError):
             staged.write_text(json.dumps({**self._about, "time": round(time.time(), 3), "ended": ended}) + "\n")
             os.replace(staged, self._path)
+
+
+def claim(folder: Path) -> Any:
+    """The run's folder for this process alone, until it ends or lets go of what is returned.
+
+    Raises ValueError, naming who has it, where another process trains there. The lock is the system's and ends with
+    the process, whatever ends it; of a process on another machine, which may not see locks, beats are waited for.
+    """
+    file = (folder / LOCK).open("a")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: forked workers do not hold it
+        taken = _beats(folder)
+    except OSError:
+        taken = True
+    if not taken:
+        return file
+    file.close()
+    who = ""
+    if {"pid", "host"} <= (state := _state(folder)).keys():
+        who = f" by process {state['pid']} on {state['host']}"
+    raise ValueError(f"{folder} is in use{who}: wait for that run, end it, or give another `out`")
+
+
+def _beats(folder: Path) -> bool:
+    """Whether another machine's process goes on beating; one of this machine would hold the lock."""
+    if not alive(folder) or (state := _state(folder)).get("machine") == _machine():
+        return False
+    time.sleep(3 * BEAT)
+    return _state(folder).get("time") != state.get("time")
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((folder / STATE).read_text())
+    return {}
 
 
 def alive(folder: Path) -> bool:

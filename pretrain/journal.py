@@ -29,8 +29,11 @@ log = logging.getLogger(__name__)
 class Journal:
     """Open it as a context. Records are flushed as they are written, so a killed run has said all that it did."""
 
-    def __init__(self, folder: Path, trackers: Sequence[Tracker] = (), bar: Progress | None = None) -> None:
-        """trackers, bar: the first rank's, closed with the journal."""
+    def __init__(
+        self, folder: Path, trackers: Sequence[Tracker] = (), bar: Progress | None = None, held: Any = None
+    ) -> None:
+        """trackers, bar: the first rank's, closed with the journal, and so is `held`, its claim to the folder."""
+        self._held = held
         self.writes, self.bar = distributed.rank() == 0, bar
         self._lock, self._trackers, self._step, self._full = threading.Lock(), trackers, 0, False
         if self.writes:
@@ -58,6 +61,8 @@ class Journal:
         with suppress(OSError):
             self._file.close()
         self._heart.close()
+        if self._held:
+            self._held.close()
 
     def record(self, event: str, step: int, **facts: Any) -> None:
         """One line of `log.jsonl`: {"event", "step", "time", …facts}; the numbers of CURVES go to trackers too.

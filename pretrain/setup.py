@@ -52,6 +52,8 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
         held_out = loader(run.validation.split, PlanConfig(samples=run.validation.batch), 1)
     except ValueError as error:
         raise ValueError(f"validation (its `split` and `batch`): {error}") from error
+    if found:
+        check_identity(found, identity)
     return Parts(encoders, training, held_out, identity, stored)
 
 
@@ -76,7 +78,6 @@ def begin(
         torch.manual_seed(run.seed)
         model = models.build(run.model, parts.encoders.widths())
         if found:
-            check_identity(found, parts.identity)
             found.load_model(model)
         return model
 

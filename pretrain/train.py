@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,6 +57,10 @@ def train(run: RunConfig) -> None:
     ):
         chronicle = Chronicle(run, parts.loader.plan, journal, peak(device) or 0.0)
         chronicle.begin(parts, found)
+        if found and found.step >= run.steps:
+            journal.record("end", found.step)
+            journal.say(f"nothing is left to do: all {run.steps} steps are taken; a larger `steps` goes on")
+            return
         while True:
             engine, position = begin(run, parts, found, device)
             best = Best.restored(found.state.get("best") if found else None)
@@ -90,11 +94,12 @@ def _sit(s: _Sitting, position: Position) -> bool:
     """Steps from `position` on. True at the end or a stop; False where it must go back to its newest checkpoint."""
     run, journal = s.run, s.journal
     steps: Any = s.parts.loader.steps(position)  # a generator, whose workers end when it is closed
+    owed = False  # a checkpoint, put off while steps go wrong: it would be one of weights that lead into trouble
     with closing(steps):
         while position.step < run.steps:
             began = time.perf_counter()
             s.watch.phase("data", position.step + 1)
-            step = next(steps)
+            step = _data(steps)
             position, last = step.position, step.position.step >= run.steps
             verdict = _step(s, step, began)
             stopping, failed = _exchange(s, step)
@@ -103,9 +108,10 @@ def _sit(s: _Sitting, position: Position) -> bool:
             if verdict == "rewind":
                 return False
             improved = (last or position.step % run.validation.every == 0) and _validate(s, position.step)
-            due = last or stopping or position.step % run.checkpoint.every == 0
-            if (due or (improved and run.checkpoint.keep_best)) and (last or not s.guard.bad):
+            owed |= position.step % run.checkpoint.every == 0 or (improved and run.checkpoint.keep_best)
+            if last or stopping or (owed and not s.guard.bad):
                 _save(s, position)
+                owed = False
             if last or stopping:
                 s.watch.phase("save", position.step)
                 s.writer.settle(final=True)
@@ -113,6 +119,25 @@ def _sit(s: _Sitting, position: Position) -> bool:
                 journal.record("end" if last else "stopped", position.step)
                 break
     return True
+
+
+def _data(steps: Iterator[Step]) -> Step:
+    """The next step. Where a rank cannot read its part, every rank raises, with that one's words. Collective."""
+    step = failure = None
+    try:
+        step = next(steps)
+    except (ValueError, OSError) as error:
+        failure = error
+    failed = torch.tensor([failure is not None], dtype=torch.int64, device=distributed.device())
+    if int(distributed.add(failed)):
+        distributed.together(lambda: _raise(failure))
+    assert step is not None, "a plan is endless"
+    return step
+
+
+def _raise(failure: Exception | None) -> None:
+    if failure is not None:
+        raise failure
 
 
 def _step(s: _Sitting, step: Step, began: float) -> Verdict:
@@ -125,6 +150,9 @@ def _step(s: _Sitting, step: Step, began: float) -> Verdict:
     torch.manual_seed(_seed(run.seed, number - 1))
     batches = [batch.to(s.engine.device) for batch in step.batches]
     result = s.engine.step(batches, s.encoders, run.optimizer.rate(number - 1, run.steps), s.guard.admits)
+    if not result.losses:  # all of its samples were damaged, and named
+        s.journal.record("empty", number)
+        return "good"
     verdict = s.guard.note(number, result)
     s.chronicle.step(step, result, time.perf_counter() - began, s.engine.flops)
     if verdict != "good":
@@ -162,7 +190,7 @@ def _save(s: _Sitting, position: Position) -> None:
         "config": config.dump(s.run),
         "stored": [modality.value for modality in s.parts.stored.widths],
         "guard": s.guard.state(position.step),
-        "best": asdict(s.best),
+        "best": s.best.state(),
     }
     s.chronicle.saved(s.writer.save(s.engine, position.step, what, s.best.step))
     s.guard.saved()

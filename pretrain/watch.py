@@ -68,8 +68,13 @@ class Watch:
             self._socket.settimeout(BEAT / 4)
             first = distributed.rank() == 0
             self._socket.bind(("" if first else "0.0.0.0", 0))
-            mine = [self._socket.getsockname()[1], secrets.token_hex(8)] if first else None
-            port, self._token = distributed.gather_objects(mine)[0]  # type: ignore[misc]
+            about = {"rank": distributed.rank(), "pid": os.getpid(), "host": socket.gethostname()}
+            about |= {"port": self._socket.getsockname()[1], "token": secrets.token_hex(8)}
+            everyone: list[Any] = distributed.gather_objects(about)
+            port, self._token = everyone[0]["port"], everyone[0]["token"]
+            now = time.monotonic()
+            for beat in everyone[1:] if first else everyone[:1]:  # whoever never beats is missed, too
+                self._ranks[beat["rank"]] = _Rank({**beat, "phase": self._phase, "step": self._step}, now, now)
             self._first = os.environ.get("MASTER_ADDR", "127.0.0.1"), int(port)
             self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
             self._thread.start()
@@ -127,9 +132,9 @@ class Watch:
         for rank, known in sorted(self._ranks.items()):
             silence, unchanged = now - known.heard, now - known.changed
             if silence >= self.config.silent and not known.named:
-                self._name(rank, known, f"has not been heard of for {silence:.0f} s")
+                self._name(known, f"has not been heard of for {silence:.0f} s")
             elif self._alone(known) and unchanged >= self.config.stuck and not known.named:
-                self._name(rank, known, f"has kept the others waiting for its data for {unchanged:.0f} s")
+                self._name(known, f"has kept the others waiting for its data for {unchanged:.0f} s")
             if self.config.give_up and silence >= self.config.give_up:
                 self._say(rank, f"rank {rank} is given up after {silence:.0f} s of silence; start the run again", {})
                 os._exit(LOST)
@@ -138,14 +143,21 @@ class Watch:
         """Whether a rank is at its data while this one is at something for which it needs the other."""
         return known.beat["phase"] == "data" and self._phase != "data" and self._step >= known.beat["step"]
 
-    def _name(self, rank: int, known: _Rank, what: str) -> None:
-        known.named, beat = True, known.beat
+    def _name(self, known: _Rank, what: str) -> None:
+        """In a thread where there is a stack to read: it takes seconds, in which this rank must not fall silent."""
+        known.named = True
+        if known.beat["host"] == socket.gethostname():
+            threading.Thread(target=self._describe, args=(known.beat, what), daemon=True).start()
+        else:
+            self._describe(known.beat, what)
+
+    def _describe(self, beat: dict[str, Any], what: str) -> None:
         facts = {key: beat[key] for key in ("rank", "host", "pid", "phase", "step")}
-        text = f"rank {rank} (process {beat['pid']} on {beat['host']}) {what}; its last phase: {beat['phase']} of step "
-        text += str(beat["step"])
+        where = f"its last phase: {beat['phase']} of step {beat['step']}"
+        text = f"rank {beat['rank']} (process {beat['pid']} on {beat['host']}) {what}; {where}"
         if beat["host"] == socket.gethostname() and (stack := _stack(int(beat["pid"]))):
             text, facts = f"{text}\n{stack}", {**facts, "stack": stack}
-        self._say(rank, text, facts)
+        self._say(int(beat["rank"]), text, facts)
 
     def _say(self, rank: int, text: str, facts: dict[str, Any]) -> None:
         """The first rank speaks of the others; of the first, the second one does."""

@@ -34,7 +34,6 @@ def reshard(found: Checkpoint, folder: Folder, ranks: int) -> None:
     if found.step in folder.steps():
         raise ValueError(f"{folder} has a checkpoint of step {found.step}; give another folder")
     attempt, files = f"convert-{hashlib.sha256(str(found.path).encode()).hexdigest()[:12]}", dict[str, Written]()
-    folder.clear()
     folder.begin(found.step, attempt)
     table: dict[str, list[list[int]]] = {name: [] for name in found.parameters}
     for rank in range(ranks):

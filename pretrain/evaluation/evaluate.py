@@ -31,6 +31,7 @@ class Validation:
         proteins that have both. centred: the same after each modality's mean over those proteins is subtracted; it
         tells whether modalities agree although their clouds lie apart. alignment: pair → how far the two lie apart.
         embeddings: modality → how its embeddings lie; of those that at least two proteins have. samples: proteins seen.
+        not_finite: embeddings that were left out of all this because they are not numbers.
     """
 
     loss: float
@@ -40,6 +41,7 @@ class Validation:
     alignment: dict[str, float]
     embeddings: dict[str, Cloud]
     samples: int
+    not_finite: int = 0
 
     def record(self) -> dict[str, object]:
         """Plain JSON, as the log holds it."""
@@ -60,6 +62,10 @@ class Best:
         self.step, self.loss = step, loss
         return True
 
+    def state(self) -> dict[str, Any]:
+        """Plain JSON, which knows no infinity."""
+        return {"step": self.step, "loss": None if self.step is None else self.loss}
+
     @staticmethod
     def restored(state: Mapping[str, Any] | None) -> "Best":
         """From a checkpoint's state."""
@@ -75,10 +81,14 @@ class _Rows:
     width: int = 0
     rounding: float = 0.0  # how finely the model computed them
 
-    def add(self, values: Tensor, present: Tensor) -> None:
+    def add(self, values: Tensor, present: Tensor) -> int:
+        """Take these rows in; those that are not finite are left out. Returns how many these were."""
         self.width, self.rounding = values.shape[1], max(ROUNDING, torch.finfo(values.dtype).eps)
-        self.values.append(values.detach().float().cpu())
-        self.present.append(present.to("cpu", torch.uint8))
+        values, present = values.detach().float().cpu(), present.cpu().bool()
+        finite = values.isfinite().all(1)
+        self.values.append(values.masked_fill(~finite.unsqueeze(1), 0.0))
+        self.present.append((present & finite).to(torch.uint8))
+        return int((present & ~finite).sum())
 
 
 @dataclass(frozen=True)
@@ -99,12 +109,12 @@ def validate(forward: Forward, batches: Iterable[Batch], k: int = 10) -> Validat
 
     Ranks may have different numbers of batches, also none: nothing is communicated before the last batch is done, and
     then the same collectives run everywhere. (Whoever passes a `forward` that communicates owes it equal numbers.)
-    Raises ValueError, naming the modality pair, for embeddings that are not finite.
+    Embeddings that are not finite are left out, and counted.
     """
     terms: dict[str, list[float]] = {}  # name → [sum, count, weight]
     rows = {modality: _Rows() for modality in Modality}
     texts: list[Tensor] = []
-    samples = 0
+    samples = broken = 0
     with torch.no_grad():
         for batch in batches:
             losses, embedded = forward(batch)
@@ -115,7 +125,7 @@ def validate(forward: Forward, batches: Iterable[Batch], k: int = 10) -> Validat
                 term[0] += float(loss.sum.detach())
                 term[1] += int(loss.count)
             for modality, (values, present) in embedded.items():
-                rows[modality].add(values, present)
+                broken += rows[modality].add(values, present)
     means, weights = _join(terms)
     every = {modality: found for modality, part in rows.items() if (found := _gather(part)) is not None}
     codes, _ = distributed.gather_rows(torch.cat([torch.zeros(0, dtype=torch.int64), *texts]).to(distributed.device()))
@@ -124,8 +134,14 @@ def validate(forward: Forward, batches: Iterable[Batch], k: int = 10) -> Validat
         losses=means,
         **_between(every, codes, k),
         embeddings=_clouds(every),
-        samples=sum(int(n) for n in distributed.gather_objects(samples)),  # type: ignore[call-overload]
+        samples=_sum(samples),
+        not_finite=_sum(broken),
     )
+
+
+def _sum(count: int) -> int:
+    """Over all ranks."""
+    return sum(int(n) for n in distributed.gather_objects(count))  # type: ignore[call-overload]
 
 
 def text_codes(batch: Batch) -> Tensor:

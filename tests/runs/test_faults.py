@@ -2,6 +2,7 @@
 
 import errno
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from tests.runs.faults import crash, damage, disks, peer
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> None:
-    logging.getLogger("pretrain.checkpoint").setLevel(logging.ERROR)  # hundreds of broken checkpoints are named
+def quiet() -> Iterator[None]:
+    """Hundreds of broken checkpoints would be named."""
+    logging.getLogger("pretrain.checkpoint").setLevel(logging.ERROR)
+    yield
+    logging.getLogger("pretrain.checkpoint").setLevel(logging.NOTSET)
 
 
 def _all_is_well(tally: crash.Tally, points: int) -> None:

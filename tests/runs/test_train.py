@@ -96,8 +96,25 @@ def test_bad_input_is_one_clear_error(sample_data: Path, tmp_path: Path, overrid
 def test_a_run_is_not_resumed_with_another_model(sample_data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(uninterrupted, out)
+    before = {name: (out / name).read_text() for name in ("config.json", "log.jsonl")}
     finish(start(sample_data, out, 1, "steps=50", "model.depth=2"), out, expect=2)
     assert "was trained with another model" in out.with_suffix(".txt").read_text()
+    assert {name: (out / name).read_text() for name in before} == before
+    train(sample_data, out, 1, "steps=40")
+    assert "nothing is left to do" in out.with_suffix(".txt").read_text() and log(out)[-1]["event"] == "end"
+
+
+def test_what_one_rank_cannot_read_all_ranks_know(sample_data: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(sample_data, data)
+    for shard in data.glob("train/*/*.tar"):
+        damaged = bytearray(shard.read_bytes())
+        damaged[600::700] = bytes(byte ^ 1 for byte in damaged[600::700])
+        shard.write_bytes(damaged)
+    finish(start(data, out, 2, "steps=40", "data.max_damaged_in_row=1"), out, expect=2)
+    said = out.with_suffix(".txt").read_text()
+    assert said.count("error: ") == 1 and "damaged samples in a row" in said and "Traceback" not in said, said
+    assert log(out)[-1]["event"] == "error" and "damaged samples in a row" in log(out)[-1]["error"]
 
 
 def test_a_run_that_diverges_says_so_and_saves_nothing_of_it(sample_data: Path, tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_other_encoders_than_in_training_are_refused(trained_run, tmp_path):
     commit = path.with_name("COMMIT.json")
     files = json.loads(commit.read_text())
     files["files"]["checkpoint.json"] = asdict(disk.Written(len(text), hashlib.sha256(text).hexdigest()))
-    commit.write_text(json.dumps(files))
+    commit.write_text(json.dumps(files, indent=1))
     with pytest.raises(ValueError, match=r"the structure encoder was .* in training"):
         export(run, tmp_path / "out")
 

@@ -1,6 +1,7 @@
 """Whether a run's process lives, told from a file: also of one that is gone, elsewhere, or that took its number."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from pretrain import heartbeat
-from pretrain.heartbeat import STATE, Heartbeat, alive
+from pretrain.heartbeat import STATE, Heartbeat, alive, claim
 
 
 def change(folder: Path, **facts: Any) -> None:
@@ -76,3 +77,26 @@ def test_a_folder_that_vanishes_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "run" / STATE).unlink()
     (tmp_path / "run").rmdir()
     heart.close()
+
+
+def test_a_folder_is_for_one_process(tmp_path: Path) -> None:
+    held = claim(tmp_path)
+    other = f"from pathlib import Path; from pretrain.heartbeat import claim; claim(Path({str(tmp_path)!r}))"
+    heart = Heartbeat(tmp_path)
+    told = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+    assert told.returncode == 1 and f"is in use by process {os.getpid()} on" in told.stderr, told.stderr
+    heart.close()
+    held.close()
+    told = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+
+
+def test_a_process_of_another_machine_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain.heartbeat.BEAT", 0.2)
+    heart = Heartbeat(tmp_path)
+    monkeypatch.setattr("pretrain.heartbeat._machine", lambda: ["elsewhere", "1"])
+    with pytest.raises(ValueError, match="is in use"):
+        claim(tmp_path)
+    heart._ended.set()  # it dies, and cannot say so
+    heart._thread.join()
+    claim(tmp_path).close()
