@@ -1,14 +1,14 @@
 # make demo        raw files to an exported, searched model, about five minutes on two cores
 # make test        the tests; test-all adds the slow ones
 # make lint        ruff, pyright, import-linter
-# make bench       ours, the peer's and the ratio, quick form
+# make bench       ours, the peer's and the ratio, in full (hours); bench-quick takes minutes
 # The first use of any of them creates .venv from requirements.lock. Nothing needs more network than pip.
 
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := torch==2.13.0
 
-.PHONY: help demo test test-all lint format bench lock clean
+.PHONY: help demo test test-all lint format bench bench-quick lock clean
 help:
 	@sed -n 's/^# //p' Makefile
 
@@ -16,7 +16,7 @@ demo: .venv/.installed
 	$(BIN)/fourfold demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not hosts"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 12 -m "not slow and not hosts"
 
 test-all: .venv/.installed
 	$(BIN)/python -m pytest
@@ -31,14 +31,13 @@ format: .venv/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+BENCHMARKS := prepare loader plan train_step contrastive checkpoint faults
+
 bench: .venv/.installed
-	$(BIN)/python benchmarks/prepare.py --quick
-	$(BIN)/python benchmarks/loader.py --quick
-	$(BIN)/python benchmarks/plan.py --quick
-	$(BIN)/python benchmarks/train_step.py --quick
-	$(BIN)/python benchmarks/contrastive.py --quick
-	$(BIN)/python benchmarks/checkpoint.py --quick
-	$(BIN)/python benchmarks/faults.py --quick
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
+
+bench-quick: .venv/.installed
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --quick; done
 
 # pip installs torch, because it chooses the build for this machine (CPU or CUDA, with that build's own libraries);
 # uv installs the rest ten times faster, exactly as locked and without resolving anything again.

@@ -100,10 +100,12 @@ class Chronicle:
         if "mfu" in facts:
             self._note(MFU=f"{facts['mfu']:.1%}")
         if not self.journal.bar:
+            rate = tokens / seconds / distributed.world()
             self.journal.say(
                 f"step {number}/{run.steps}  loss {result.total:.4f}  "
                 + "  ".join(f"{name.rpartition('/')[2]} {value:.4f}" for name, value in result.losses.items())
-                + f"  {tokens / seconds:,.0f} tokens/s"
+                + f"  {rate:,.0f} tokens/s per device  waited {facts['waited_share']:.0%}"
+                + (f"  MFU {facts['mfu']:.1%}" if "mfu" in facts else "")
             )
 
     def _efficiency(self, flops: int, seconds: float) -> dict[str, float]:

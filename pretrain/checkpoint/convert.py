@@ -4,11 +4,11 @@ Resuming does not need this: any number of ranks reads any checkpoint. It is for
 eight), and for whoever wants the weights alone, as `zero_to_fp32` gives them.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors.torch import save
@@ -33,7 +33,7 @@ def reshard(found: Checkpoint, folder: Folder, ranks: int) -> None:
         raise ValueError(f"{ranks} ranks; at least one is needed")
     if found.step in folder.steps():
         raise ValueError(f"{folder} has a checkpoint of step {found.step}; give another folder")
-    attempt, files = f"convert-{hashlib.sha256(str(found.path).encode()).hexdigest()[:12]}", dict[str, Written]()
+    attempt, files = f"convert-{uuid4().hex[:12]}", dict[str, Written]()
     folder.begin(found.step, attempt)
     table: dict[str, list[list[int]]] = {name: [] for name in found.parameters}
     for rank in range(ranks):

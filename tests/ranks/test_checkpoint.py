@@ -68,6 +68,7 @@ def test_resume_is_bitwise_on_the_same_ranks_and_close_on_others(tmp_path: Path)
             torch.testing.assert_close(other["full"][name], value, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks_goes_on_from_any_other(tmp_path: Path) -> None:
     """1 → 2 → 3 → 1 ranks, two steps each, against one rank all the way: every stage, weights and moments."""
     stages = [(stage, "fp32") for stage in range(4)]

@@ -26,7 +26,7 @@ def _all_is_well(tally: crash.Tally, points: int) -> None:
 
 
 def test_after_a_crash_at_any_act_the_newest_committed_state_is_there() -> None:
-    _all_is_well(crash.crash_points(60), 60)
+    _all_is_well(crash.crash_points(40), 40)
 
 
 @pytest.mark.slow

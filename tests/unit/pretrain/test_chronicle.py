@@ -48,7 +48,7 @@ def test_a_step_is_logged_with_what_came_since_the_last_one(tmp_path: Path, caps
     assert second["waited_share"] == pytest.approx(0.1 / 6, abs=1e-4) and third["waited_share"] == 0
     assert second["blocked"] == 0.5 and not {"blocked"} & (first.keys() | third.keys() | last.keys())
     assert not {"flops", "mfu"} & second.keys() and second["epoch"] == 0.4
-    assert "step 4/9  loss 4.0000  sequence 2.0000  83 tokens/s" in capsys.readouterr().err
+    assert "step 4/9  loss 4.0000  sequence 2.0000  83 tokens/s per device  waited 2%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("peak", "mfu"), [(0.0, None), (1e12, 0.25)])
