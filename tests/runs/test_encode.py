@@ -63,6 +63,7 @@ def test_a_killed_run_on_other_ranks_resumes_on_stored_features(encoded: Path, o
         assert got[step] == pytest.approx(want[step], rel=1e-3, abs=1e-6), step
 
 
+@pytest.mark.slow
 def test_a_live_run_goes_on_live_unless_it_is_told_otherwise(encoded: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(encoded, out, 1, "steps=4", "data.features=live", "checkpoint.every=2", "validation.every=9")

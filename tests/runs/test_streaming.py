@@ -250,7 +250,8 @@ def test_stored_features_are_read_from_a_store_too(server: Server, folder: Path,
         run(Dataset.open(url, Cache(tmp_path / "other", ROOMY)), 0)
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_run_on_a_store_has_the_losses_of_one_on_a_disk(
     server: Server, sample_data: Path, tmp_path: Path, ranks: int
 ) -> None:
