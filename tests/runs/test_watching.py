@@ -62,6 +62,7 @@ def test_a_terminal_shows_a_bar_and_the_rest_above_it(sample_data: Path, tmp_pat
     assert "\x1b[?25l" not in said
 
 
+@pytest.mark.slow
 def test_runs_tells_what_became_of_a_run(sample_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     processes = start(sample_data, out, 2, "steps=40")
