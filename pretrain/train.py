@@ -98,8 +98,8 @@ def _sit(s: _Sitting, position: Position) -> bool:
     with closing(steps):
         while position.step < run.steps:
             began = time.perf_counter()
-            s.watch.phase("data", position.step + 1)
-            step = _data(steps)
+            step = _data(s, steps, position.step + 1)
+            assert step is not None, "a plan is endless"
             position, last = step.position, step.position.step >= run.steps
             verdict = _step(s, step, began)
             stopping, failed = _exchange(s, step)
@@ -121,17 +121,19 @@ def _sit(s: _Sitting, position: Position) -> bool:
     return True
 
 
-def _data(steps: Iterator[Step]) -> Step:
-    """The next step. Where a rank cannot read its part, every rank raises, with that one's words. Collective."""
+def _data(s: _Sitting, steps: Iterator[Step], number: int) -> Step | None:
+    """The next step, None after the last one. Collective: where a rank cannot read its part, all raise with that one's
+    words."""
     step = failure = None
+    s.watch.phase("data", number)
     try:
-        step = next(steps)
+        step = next(steps, None)
     except (ValueError, OSError) as error:
         failure = error
+    s.watch.phase("exchange", number)  # who still is at its data keeps the others waiting here
     failed = torch.tensor([failure is not None], dtype=torch.int64, device=distributed.device())
     if int(distributed.add(failed)):
         distributed.together(lambda: _raise(failure))
-    assert step is not None, "a plan is endless"
     return step
 
 
@@ -199,7 +201,6 @@ def _save(s: _Sitting, position: Position) -> None:
 def _validate(s: _Sitting, step: int) -> bool:
     """Held-out losses and retrieval, with the same masks at every validation. True where the loss is the lowest yet."""
     run, engine, journal = s.run, s.engine, s.journal
-    s.watch.phase("validate", step)
     s.chronicle.doing("validating")
 
     def forward(batch: Batch) -> tuple[Losses, Embedded]:
@@ -212,11 +213,14 @@ def _validate(s: _Sitting, step: int) -> bool:
     skipped: list[str] = []
 
     def batches() -> Iterator[Batch]:
-        for held in s.parts.held_out.once(run.validation.samples):
+        while (held := _data(s, steps, step)) is not None:
+            s.watch.phase("validate", step)
             skipped.extend(held.skipped)
             yield from held.batches
 
-    result = validate(forward, batches(), run.validation.k)
+    steps: Any = s.parts.held_out.once(run.validation.samples)
+    with closing(steps):
+        result = validate(forward, batches(), run.validation.k)
     s.chronicle.validation(step, result)
     if names := _named(skipped):
         journal.record("skipped", step, split=run.validation.split, samples=names)
