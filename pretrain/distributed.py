@@ -69,6 +69,16 @@ def add(values: Tensor) -> Tensor:
     return total
 
 
+def add_logs(values: Tensor) -> Tensor:
+    """log of the sum over ranks of exp(values), of equal shape on each; a new tensor, without gradient."""
+    if world() == 1:
+        return values.detach()
+    most = values.detach().clone()
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    most = most.nan_to_num(neginf=0.0)  # −∞ everywhere stays so
+    return add((values - most).exp()).log() + most
+
+
 def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     """([sum of n, ...] every rank's rows in rank order, where this rank's begin). n may differ and may be 0.
 

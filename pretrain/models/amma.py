@@ -25,7 +25,7 @@ from pretrain.layers import flops
 from pretrain.layers.projection import Projection, Temperature, mean
 from pretrain.layers.transformer import CrossBlock, Mark, Transformer, interleave, sinusoid
 from pretrain.masking import MaskingConfig, Masks, draw_masks
-from pretrain.objectives.contrastive import Negatives, Rows, gather, info_nce
+from pretrain.objectives.contrastive import Negatives, Rows, gather
 from pretrain.objectives.reconstruction import reconstruction
 from pretrain.sample import Modality
 
@@ -214,7 +214,8 @@ class Amma(nn.Module):
         if not self.contrastive:
             assert task == "losses", "only the contrastive variant has negatives"
             return self._reconstruct(features, batch, visible)
-        rows = self._alone({m: features[m].select(visible[m]) for m in self.modalities})
+        alone = self._alone({m: features[m].select(visible[m]) for m in self.modalities})
+        rows = Rows(*alone, self.pairs, self.temperature())
         return rows if task == "negatives" else self._contrast(rows, batch, negatives)
 
     def embed(self, features: Features) -> Embeddings:
@@ -260,10 +261,12 @@ class Amma(nn.Module):
             losses[f"reconstruction/{m}"] = Loss(error, int(scored.sum()), getattr(self.config.weights, m))
         return losses
 
-    def _alone(self, tokens: dict[Modality, Tokens]) -> Rows:
+    def _alone(self, tokens: dict[Modality, Tokens]) -> tuple[dict[Modality, Tensor], dict[Modality, Tensor]]:
+        """(modality → [B, D], 0 where a protein lacks it; modality → bool [B], whether it has it)."""
         latents = self._encode(tokens, alone=True).tokens
         present = {m: each.lengths > 0 for m, each in tokens.items()}
-        return Rows({m: self._vector([each]) * present[m].unsqueeze(1) for m, each in latents.items()}, present)
+        vectors = {m: self._vector([each]) * present[m].unsqueeze(1) for m, each in latents.items()}
+        return vectors, present
 
     def _vector(self, latents: list[Tokens]) -> Tensor:
         """float32 [B, D]: the mean of each protein's latents; in the contrastive variant, where they are compared."""
@@ -273,19 +276,13 @@ class Amma(nn.Module):
         return normalize(self.head(means.to(self.head.weight.dtype)).float(), dim=1)
 
     def _contrast(self, rows: Rows, batch: Batch, negatives: Negatives | None) -> Losses:
-        step, own = gather(rows) if negatives is None else negatives.with_own(rows, batch.slots)
-        temperature = self.temperature()
-        losses: Losses = {}
-        for a, b in self.pairs:
-            both = step.present[a] & step.present[b]
-            error = info_nce(step.embeddings[a], step.embeddings[b], both, own, temperature)
-            losses[f"contrastive/{a}-{b}"] = Loss(error, int((both & own).sum()))
-        return losses
+        step = gather(rows) if negatives is None else negatives.with_own(rows, batch.slots)
+        return {f"contrastive/{a}-{b}": Loss(*step.info_nce((a, b))) for a, b in self.pairs}
 
     def _embeddings(self, features: Features) -> Embeddings:
         tokens = {m: features[m] for m in self.modalities}
-        together, alone = self._encode(tokens), self._alone(tokens)
-        return Embeddings(alone.embeddings, alone.present, self._vector(list(together.tokens.values())))
+        together = self._encode(tokens)
+        return Embeddings(*self._alone(tokens), self._vector(list(together.tokens.values())))
 
 
 class Decoder(nn.Module):

@@ -3,56 +3,97 @@
 Every part compares all rows of the step. It owns some of them: those are live, the others are constants. Its value is
 the own rows' share of the loss, and its gradient with respect to the own rows is the whole loss's, which includes their
 role as negatives of the others. So values and gradients of the parts sum to those of the uncut loss.
+
+The work is shared as well. What a row scores against all its negatives (`Sums`) is found once a step, each rank going
+through the rows that it owns; a part's backward pass then scores its own rows and columns once more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
 
-from pretrain.distributed import gather_rows
+from pretrain.distributed import add_logs, gather_rows
 from pretrain.sample import Modality
 
 BLOCK = {
     "cpu": (256, 1024),
     "cuda": (8192, 16384),
 }  # rows and columns of scores at a time: 1 MiB stays in a CPU's cache
+Pair = tuple[Modality, Modality]
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What is compared. embeddings: modality → [B, D], L2-normalised, 0 where absent. present: modality → bool [B]."""
+    """What is compared. embeddings: modality → [B, D], L2-normalised, 0 where absent. present: modality → bool [B].
+
+    pairs: which modalities are compared with each other, at `temperature`, a scalar.
+    """
 
     embeddings: Mapping[Modality, Tensor]
     present: Mapping[Modality, Tensor]
+    pairs: Sequence[Pair]
+    temperature: Tensor
+
+    def both(self, pair: Pair) -> Tensor:
+        """bool [B]: the rows that have both sides of `pair`."""
+        return self.present[pair[0]] & self.present[pair[1]]
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """log Σ exp of the scores with all negatives: of each left row, and of each right row. float32 [S] each.
+
+    The pair's own score is not among them: a small loss is the logarithm of a sum near 1, which would lose it.
+    """
+
+    left: Tensor
+    right: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Every row of a step. own: bool [S], which of them are live here. sums: pair → what its rows score."""
+
+    rows: Rows
+    own: Tensor
+    sums: Mapping[Pair, Sums]
+
+    def info_nce(self, pair: Pair) -> tuple[Tensor, int]:
+        """(the own rows' part of the pair's InfoNCE, how many of them have both sides)."""
+        left, right, both = self.rows.embeddings[pair[0]], self.rows.embeddings[pair[1]], self.rows.both(pair)
+        part = info_nce(left, right, both, self.own, self.rows.temperature, self.sums[pair])
+        return part, int((both & self.own).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Negatives:
-    """Every row of a step at its slot, as constants. embeddings: modality → [S, D]. present: modality → bool [S]."""
+    """Every row of a step at its slot, as constants, and its sums."""
 
-    embeddings: Mapping[Modality, Tensor]
-    present: Mapping[Modality, Tensor]
+    rows: Rows
+    sums: Mapping[Pair, Sums]
 
-    def with_own(self, rows: Rows, slots: Tensor) -> tuple[Rows, Tensor]:
-        """(the step's rows, those at `slots` [B] replaced by live ones, bool [S] which these are)."""
-        own = torch.zeros(len(next(iter(self.present.values()))), dtype=torch.bool, device=slots.device)
-        return Rows(
-            {m: self.embeddings[m].to(live.dtype).index_copy(0, slots, live) for m, live in rows.embeddings.items()},
-            {m: self.present[m].index_copy(0, slots, live) for m, live in rows.present.items()},
-        ), own.index_fill(0, slots, True)
+    def with_own(self, rows: Rows, slots: Tensor) -> Compared:
+        """The step's rows, those at `slots` [B] replaced by live ones."""
+        embeddings = {
+            m: self.rows.embeddings[m].to(live.dtype).index_copy(0, slots, live) for m, live in rows.embeddings.items()
+        }
+        present = {m: self.rows.present[m].index_copy(0, slots, live) for m, live in rows.present.items()}
+        step = replace(rows, embeddings=embeddings, present=present)
+        return Compared(step, _marked(step, slots), self.sums)
 
 
-def gather(rows: Rows) -> tuple[Rows, Tensor]:
-    """(every rank's rows, this rank's own live, bool [S] which these are). Collective: once per step on every rank."""
+def gather(rows: Rows) -> Compared:
+    """Every rank's rows, this rank's own live. Collective: once per step on every rank."""
     table, start = gather_rows(_pack(rows))
-    own = torch.zeros(len(table), dtype=torch.bool, device=table.device)
-    own[start : start + len(next(iter(rows.present.values())))] = True
-    return _unpack(table, rows), own
+    step = _unpack(table, rows)
+    own = _marked(step, torch.arange(start, start + len(_pack(rows)), device=table.device))
+    return Compared(step, own, _sums(step, own))
 
 
 def collect(parts: Sequence[Rows], slots: Sequence[Tensor]) -> Negatives:
@@ -61,49 +102,57 @@ def collect(parts: Sequence[Rows], slots: Sequence[Tensor]) -> Negatives:
     slots: per part, int64 [B], the rows' places in the step. A slot that nobody filled (a damaged sample) is absent.
     """
     table, _ = gather_rows(torch.cat([_pack(part) for part in parts]).detach())
-    places, _ = gather_rows(torch.cat(list(slots)))
+    mine = torch.cat(list(slots))
+    places, _ = gather_rows(mine)
     size = int(places.max()) + 1 if len(places) else 0
     step = _unpack(table.new_zeros(size, table.shape[1]).index_copy(0, places, table), parts[0])
-    return Negatives(step.embeddings, step.present)
+    return Negatives(step, _sums(step, _marked(step, mine)))
 
 
-def info_nce(left_SD: Tensor, right_SD: Tensor, both: Tensor, own: Tensor, temperature: Tensor) -> Tensor:
+def info_nce(
+    left_SD: Tensor, right_SD: Tensor, both: Tensor, own: Tensor, temperature: Tensor, sums: Sums | None = None
+) -> Tensor:
     """The own rows' part of the symmetric InfoNCE, −½ Σᵢ [log softmaxⱼ(lᵢ·rⱼ/t)ᵢ + log softmaxⱼ(rᵢ·lⱼ/t)ᵢ]: a float32.
 
     left_SD, right_SD: L2-normalised rows of the step. both: bool [S]; rows lacking a side are in neither numerator nor
     denominator, and get no gradient. own: bool [S], the live rows; the others get a gradient of 0. temperature: scalar;
-    its gradient is that of the own rows' part, because the other parts bring theirs. With fewer than two rows having
-    both the loss is 0. Memory is that of a few tables of [S, D] and one block, never [S, S].
+    its gradient is that of the own rows' part, because the other parts bring theirs. sums: found here where None. With
+    fewer than two rows having both the loss is 0. Memory is that of a few tables of [S, D] and one block, never [S, S].
     """
-    return _InfoNCE.apply(left_SD, right_SD, both, own, temperature)  # type: ignore[return-value]  # untyped in torch
+    if sums is None:
+        sums = _scored(left_SD, right_SD, both, torch.ones_like(own), temperature)
+    return _InfoNCE.apply(left_SD, right_SD, both, own, temperature, sums.left, sums.right)  # type: ignore[return-value]
 
 
 class _InfoNCE(Function):
-    """In blocks, in two passes: log-sum-exp of every row and column, then, in the backward pass, the gradients.
+    """In blocks, in two passes: the sums of every row and column, then, in the backward pass, the gradients.
 
     With s = l·r/t, and P and Q the softmax of s over rows and over columns, the gradient for lᵢ is
     (½ Σⱼ (Pᵢⱼ + Qᵢⱼ) rⱼ − rᵢ) / t; it needs Q's normaliser of every column, but P + Q itself for own rows and columns
-    only. So rows are sorted, own ones first, and what is not own on either side is left out of the second pass.
+    only. So rows are sorted, own ones first, and what is not own on either side is left out of the second pass. Pᵢᵢ − 1
+    is taken as −sigmoid(sum of negatives − own score), because the difference would be rounded away.
     """
 
     @staticmethod
-    def forward(ctx: Any, left_SD: Tensor, right_SD: Tensor, both: Tensor, own: Tensor, temperature: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, left_SD: Tensor, right_SD: Tensor, both: Tensor, own: Tensor, temperature: Tensor, *sums: Tensor
+    ) -> Tensor:
         with torch.autocast(left_SD.device.type, enabled=False):
             order, live = _own_first(both, own)
-            left, right, inverse = _taken(left_SD, order, live), _taken(right_SD, order, live), 1 / temperature.float()
-            by_row, by_column = _normalisers(left, right, inverse)
-            alike = torch.einsum("nd,nd->n", left[:live], right[:live]) * inverse
-            ctx.save_for_backward(left_SD, right_SD, both, own, temperature, by_row, by_column)
-            return ((by_row[:live] + by_column[:live]) / 2 - alike).sum()
+            alike = _alike(left_SD, right_SD, order[:live], temperature)
+            ctx.save_for_backward(left_SD, right_SD, both, own, temperature, *sums)
+            return sum(softplus(each[order[:live]] - alike).sum() / 2 for each in sums)  # type: ignore[return-value]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # one output
-        left_SD, right_SD, both, own, temperature, by_row, by_column = ctx.saved_tensors
+        left_SD, right_SD, both, own, temperature, *sums = ctx.saved_tensors
         with torch.autocast(left_SD.device.type, enabled=False):
             order, live = _own_first(both, own)
+            alike = _alike(left_SD, right_SD, order, temperature)
             left, right, inverse = _taken(left_SD, order, live), _taken(right_SD, order, live), 1 / temperature.float()
-            left_grad, right_grad, heat = _gradients(left, right, inverse, by_row, by_column, live)
+            by_row, by_column = (each[order] for each in sums)
+            left_grad, right_grad, heat = _gradients(left, right, inverse, by_row, by_column, alike, live)
             del left, right
             heat = (heat * upstream * inverse).to(temperature.dtype)
             return (
@@ -112,7 +161,38 @@ class _InfoNCE(Function):
                 None,
                 None,
                 heat,
+                None,
+                None,
             )
+
+
+@torch.no_grad()
+def _sums(step: Rows, own: Tensor) -> dict[Pair, Sums]:
+    """Every pair's, each rank scoring its own rows. Collective."""
+    parts = [
+        _scored(step.embeddings[a], step.embeddings[b], step.both((a, b)), own, step.temperature) for a, b in step.pairs
+    ]
+    totals = add_logs(torch.stack([torch.stack([part.left, part.right]) for part in parts]))
+    return {pair: Sums(left, right) for pair, (left, right) in zip(step.pairs, totals, strict=True)}
+
+
+@torch.no_grad()
+def _scored(left_SD: Tensor, right_SD: Tensor, both: Tensor, own: Tensor, temperature: Tensor) -> Sums:
+    """The own left rows' part of the sums: all of their own, and what they add to each right row's; −∞ is nothing."""
+    with torch.autocast(left_SD.device.type, enabled=False):
+        order, live = _own_first(both, own)
+        left, right, inverse = _taken(left_SD, order, live), _taken(right_SD, order, live), 1 / temperature.float()
+        found = left.new_full((2, len(left_SD)), -torch.inf)
+        by_row, by_column = found[:, order]
+        high, wide = BLOCK["cuda" if left.is_cuda else "cpu"]
+        for rows, _ in _blocks(live, 0, high):
+            scaled = left[rows] * inverse
+            for columns, _ in _blocks(len(order), 0, wide):
+                scores = scaled @ right[columns].T
+                _pairs(scores, rows, columns).fill_(-torch.inf)
+                by_row[rows] = torch.logaddexp(by_row[rows], scores.logsumexp(1))
+                by_column[columns] = torch.logaddexp(by_column[columns], scores.logsumexp(0))
+        return Sums(*found.index_copy_(1, order, torch.stack([by_row, by_column])))
 
 
 def _own_first(both: Tensor, own: Tensor) -> tuple[Tensor, int]:
@@ -139,25 +219,24 @@ def _blocks(count: int, live: int, size: int) -> Iterator[tuple[slice, bool]]:
         yield from ((slice(at, min(at + size, stop)), stop == live) for at in range(start, stop, size))
 
 
-def _normalisers(left: Tensor, right: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """log Σⱼ exp sᵢⱼ of each row i, and log Σᵢ exp sᵢⱼ of each column j: float32 [S'] each."""
-    by_row, by_column = (left.new_full((len(left),), -torch.inf) for _ in range(2))
-    high, wide = BLOCK["cuda" if left.is_cuda else "cpu"]
-    for rows, _ in _blocks(len(left), 0, high):
-        scaled = left[rows] * inverse
-        for columns, _ in _blocks(len(left), 0, wide):
-            scores = scaled @ right[columns].T
-            by_row[rows] = torch.logaddexp(by_row[rows], scores.logsumexp(1))
-            by_column[columns] = torch.logaddexp(by_column[columns], scores.logsumexp(0))
-    return by_row, by_column
+def _pairs(block: Tensor, rows: slice, columns: slice) -> Tensor:
+    """A view of the block's entries whose row and column are of one protein; none in most blocks."""
+    return block.diagonal(rows.start - columns.start)
+
+
+def _alike(left_SD: Tensor, right_SD: Tensor, order: Tensor, temperature: Tensor) -> Tensor:
+    """The scores of the pairs themselves, in that order: float32."""
+    return torch.einsum("nd,nd->n", left_SD[order].float(), right_SD[order].float()) / temperature.float()
 
 
 def _gradients(
-    left: Tensor, right: Tensor, inverse: Tensor, by_row: Tensor, by_column: Tensor, live: int
+    left: Tensor, right: Tensor, inverse: Tensor, by_row: Tensor, by_column: Tensor, alike: Tensor, live: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of the whole loss for the first `live` rows of l and of r; and of their own part for t, times t: a scalar."""
-    left_grad, right_grad = right[:live] * -inverse, left[:live] * -inverse
-    heat = torch.einsum("nd,nd->", left_grad, left[:live]).double().neg()
+    amiss = ((by_row - alike).sigmoid() + (by_column - alike).sigmoid())[:live] / 2
+    left_grad, right_grad = (table[:live] * (-inverse * amiss).unsqueeze(1) for table in (right, left))
+    heat = (amiss * alike[:live]).double().sum()
+    by_row, by_column = torch.logaddexp(by_row, alike), torch.logaddexp(by_column, alike)
     high, wide = BLOCK["cuda" if left.is_cuda else "cpu"]
     for rows, own_rows in _blocks(len(left), live, high):
         scaled = left[rows] * inverse
@@ -166,6 +245,8 @@ def _gradients(
                 continue
             scores = scaled @ right[columns].T
             forth, back = (scores - by_row[rows].unsqueeze(1)).exp_(), (scores - by_column[columns]).exp_()
+            for each in (forth, back):
+                _pairs(each, rows, columns).zero_()
             heat -= torch.einsum("nm,nm->", forth, scores) / 2 if own_rows else 0
             heat -= torch.einsum("nm,nm->", back, scores) / 2 if own_columns else 0
             weights = forth.add_(back).mul_(inverse / 2)
@@ -174,6 +255,12 @@ def _gradients(
             if own_columns:
                 right_grad[columns].addmm_(weights.T, left[rows])
     return left_grad, right_grad, heat
+
+
+def _marked(step: Rows, places: Tensor) -> Tensor:
+    """bool [S]: which rows of the step are at `places`."""
+    size = len(next(iter(step.present.values())))
+    return torch.zeros(size, dtype=torch.bool, device=places.device).index_fill(0, places, True)
 
 
 def _pack(rows: Rows) -> Tensor:
@@ -186,7 +273,6 @@ def _pack(rows: Rows) -> Tensor:
 def _unpack(table: Tensor, like: Rows) -> Rows:
     widths = [rows.shape[1] for rows in like.embeddings.values()]
     *values, flags = table.split([*widths, len(like.present)], dim=1)
-    return Rows(
-        dict(zip(like.embeddings, values, strict=True)),
-        {modality: flags[:, i] > 0.5 for i, modality in enumerate(like.present)},
-    )
+    embeddings = dict(zip(like.embeddings, values, strict=True))
+    present = {modality: flags[:, i] > 0.5 for i, modality in enumerate(like.present)}
+    return replace(like, embeddings=embeddings, present=present)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pretrain.distributed import rank, world
-from pretrain.objectives.contrastive import Rows, collect, gather, info_nce
+from pretrain.objectives.contrastive import Rows, collect, gather
 from pretrain.sample import Modality
 from tests.ranks.processes import run
 
@@ -32,12 +32,15 @@ def _part(accumulate: int) -> dict[str, Tensor]:
     size = STEP // world()
     mine = torch.arange(rank() * size, (rank() + 1) * size)
     slots = [mine[g::accumulate] for g in range(accumulate)]
-    parts = [Rows({A: tables[0][at], B: tables[1][at]}, {A: present[0][at], B: present[1][at]}) for at in slots]
+    parts = [
+        Rows({A: tables[0][at], B: tables[1][at]}, {A: present[0][at], B: present[1][at]}, [(A, B)], temperature)
+        for at in slots
+    ]
     negatives = collect(parts, slots) if accumulate > 1 else None
     value = torch.zeros(())
     for part, at in zip(parts, slots, strict=True):
-        step, own = gather(part) if negatives is None else negatives.with_own(part, at)
-        loss = info_nce(step.embeddings[A], step.embeddings[B], step.present[A] & step.present[B], own, temperature)
+        step = gather(part) if negatives is None else negatives.with_own(part, at)
+        loss, _ = step.info_nce((A, B))
         loss.backward()
         value += loss.detach()
     dist.destroy_process_group()

@@ -1,5 +1,7 @@
 """InfoNCE in parts equals InfoNCE in one piece: values and gradients, also of the temperature, also with holes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -28,8 +30,9 @@ def example(presence: list[tuple[int, int]]) -> tuple[Rows, Tensor]:
     torch.manual_seed(1)
     present = torch.tensor(presence, dtype=torch.bool).reshape(-1, 2)
     values = [normalize(torch.randn(len(present), 5), dim=1) * present[:, i : i + 1] for i in range(2)]
-    rows = Rows({A: values[0].requires_grad_(), B: values[1].requires_grad_()}, {A: present[:, 0], B: present[:, 1]})
-    return rows, torch.tensor([0.3], requires_grad=True)
+    tables = {A: values[0].requires_grad_(), B: values[1].requires_grad_()}
+    temperature = torch.tensor([0.3], requires_grad=True)
+    return Rows(tables, {A: present[:, 0], B: present[:, 1]}, [(A, B)], temperature), temperature
 
 
 PRESENCE = {
@@ -55,16 +58,19 @@ def test_parts_sum_to_the_whole(case: str, parts: int):
     size = len(PRESENCE[case])
     slots = [torch.arange(size)[part::parts] for part in range(parts)]  # interleaved: parts need not be contiguous
     cut = [
-        Rows({m: v[s] for m, v in rows.embeddings.items()}, {m: p[s] for m, p in rows.present.items()}) for s in slots
+        replace(
+            rows,
+            embeddings={m: values[at] for m, values in rows.embeddings.items()},
+            present={m: here[at] for m, here in rows.present.items()},
+        )
+        for at in slots
     ]
     negatives = collect(cut, slots)
-    assert not any(values.requires_grad for values in negatives.embeddings.values())
+    assert not any(values.requires_grad for values in negatives.rows.embeddings.values())
     total, grads, count = torch.zeros(()), [torch.zeros_like(each) for each in inputs], 0
     for part, places in zip(cut, slots, strict=True):
-        step, own = negatives.with_own(part, places)
-        both = step.present[A] & step.present[B]
-        loss = info_nce(step.embeddings[A], step.embeddings[B], both, own, temperature)
-        count += int((both & own).sum())
+        loss, rows_having_both = negatives.with_own(part, places).info_nce((A, B))
+        count += rows_having_both
         total = total + loss.detach()
         for grad, new in zip(grads, torch.autograd.grad(loss, inputs, retain_graph=True), strict=True):
             grad += new
@@ -94,8 +100,9 @@ def test_gathered_rows_are_the_ranks_in_order_with_one_live(monkeypatch):
         return torch.cat([contrastive._pack(others).detach(), table]), 3
 
     monkeypatch.setattr(contrastive, "gather_rows", two_ranks)
-    step, own = gather(rows)
-    assert own.tolist() == [False] * 3 + [True] * 2
+    compared = gather(rows)
+    step = compared.rows
+    assert compared.own.tolist() == [False] * 3 + [True] * 2
     assert step.present[A].tolist() == [True, True, False, True, False]
     assert step.present[B].tolist() == [False, True, False, True, True]
     for m in (A, B):
@@ -105,10 +112,9 @@ def test_gathered_rows_are_the_ranks_in_order_with_one_live(monkeypatch):
 def test_a_slot_that_nobody_filled_is_absent():
     rows, _ = example([(1, 1), (1, 1)])
     negatives = collect([rows], [torch.tensor([3, 1])])
-    assert negatives.present[A].tolist() == [False, True, False, True]
-    assert (
-        torch.equal(negatives.embeddings[B][[3, 1]], rows.embeddings[B]) and not negatives.embeddings[B][[0, 2]].any()
-    )
+    assert negatives.rows.present[A].tolist() == [False, True, False, True]
+    filled = negatives.rows.embeddings[B]
+    assert torch.equal(filled[[3, 1]], rows.embeddings[B]) and not filled[[0, 2]].any()
 
 
 def test_half_precision_is_compared_in_float32():
@@ -145,6 +151,22 @@ def test_blocks_make_no_difference(block: tuple[int, int], heat: float, monkeypa
         scale = float(want.abs().max())
         rounding = float((naively - want).abs().max()) / scale  # what float32 costs the whole matrix
         assert float((got - want).abs().max()) / scale < max(1e-6, 4 * rounding)
+
+
+def test_a_small_loss_is_as_exact_as_a_large_one():
+    """Pairs that score far above the rest: their loss is near 0, and a score near 14."""
+    draw = torch.Generator().manual_seed(0)
+    left = normalize(torch.randn(40, 24, generator=draw, dtype=torch.float64), dim=1)
+    right = normalize(left + 0.05 * torch.randn(40, 24, generator=draw, dtype=torch.float64), dim=1)
+    exact = [each.requires_grad_() for each in (left, right, torch.tensor([0.07], dtype=torch.float64))]
+    every = torch.ones(40, dtype=torch.bool)
+    expected = whole(exact[0], exact[1], every, exact[2])
+    assert expected.item() < 40 * 0.05
+    inputs = [each.detach().float().requires_grad_() for each in exact]
+    loss = info_nce(inputs[0], inputs[1], every, every, inputs[2])
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-6)
+    for got, want in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, exact), strict=True):
+        assert float((got - want).abs().max()) < 2e-6 * float(want.abs().max())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
