@@ -4,22 +4,30 @@ python benchmarks/contrastive.py [--quick] [--json FILE]
 
 The peer is open_clip's own ClipLoss where `pip install --no-deps open_clip_torch` put it, and otherwise the same
 formula: two S × S matrices of logits and a cross entropy of each. Asserted: that losses agree. Memory on a CPU is the
-kernel's high-water mark in a process of its own, on a GPU the allocator's.
+kernel's high-water mark in a process of its own, on a GPU the allocator's. On two ranks, which each have half of the
+step, the peer gathers the features with their gradients and scores its own half (`local_loss`, `gather_with_grad`).
 """
 
 import importlib.util
+import json
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import rows
 import torch
+import torch.distributed as dist
+import torch.distributed.nn
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy, normalize
 
-from pretrain.objectives.contrastive import info_nce
+from pretrain.objectives.contrastive import Rows, gather, info_nce
+from pretrain.sample import Modality
 
 MEMORY, TIME = 20, 1.0  # targets
 TEMPERATURE = 0.07
@@ -37,17 +45,23 @@ def formula(left: Tensor, right: Tensor, temperature: Tensor) -> Tensor:
     return (cross_entropy(forth, labels) + cross_entropy(back, labels)) / 2
 
 
-def peer() -> tuple[str, Loss]:
-    """open_clip's loss, from its file alone: the package around it wants torchvision and timm."""
+def clip(**options: Any) -> Any:
+    """open_clip's ClipLoss, from its file alone, because the package around it wants torchvision and timm; or None."""
     spec = importlib.util.find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:
-        return "open_clip's formula", formula
+        return None
     path = Path(spec.submodule_search_locations[0]) / "loss.py"
     alone = importlib.util.spec_from_file_location("open_clip_loss", path)
     assert alone is not None and alone.loader is not None
     module = importlib.util.module_from_spec(alone)
     alone.loader.exec_module(module)
-    loss = module.ClipLoss()
+    return module.ClipLoss(**options)
+
+
+def peer() -> tuple[str, Loss]:
+    loss = clip()
+    if loss is None:
+        return "open_clip's formula", formula
     return "open_clip's ClipLoss", lambda left, right, temperature: loss(left, right, 1 / temperature)
 
 
@@ -104,6 +118,70 @@ def claims(size: int, width: int, device: str, rounds: int) -> list[rows.Row]:
     ]
 
 
+def on_ranks(size: int, width: int, rounds: int, world: int = 2) -> list[rows.Row]:
+    """The step shared out over gloo ranks, one thread each."""
+    what = f"B = {size:,} on {world} ranks, D = {width}"
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(_rank, (world, folder, size, width, rounds), nprocs=world)
+        told = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(world)]
+    mine, theirs = (max(each["memory"][i] for each in told) for i in range(2))
+    name = f"{peer()[0]}, local_loss"
+    return [
+        rows.Row(f"InfoNCE memory of a rank, {what}", mine, theirs, name, theirs / mine, MEMORY, "MiB"),
+        rows.faster(f"InfoNCE time, {what}", tuple(told[0]["rates"]), name, TIME, "pairs/s"),
+    ]
+
+
+def _rank(rank: int, world: int, folder: str, size: int, width: int, rounds: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    left, right, temperature = inputs(size, width, "cpu")
+    share = slice(rank * size // world, (rank + 1) * size // world)
+    own = [left.detach()[share].requires_grad_(), right.detach()[share].requires_grad_(), temperature]
+    ways = {"ours": gathered, "theirs": local_peer(rank, world)}
+    values = [torch.stack([way(*own).detach()]) for way in ways.values()]
+    for value in values:
+        dist.all_reduce(value)
+    assert abs(float(values[0] - values[1])) < 1e-4 * abs(float(values[1])), f"losses differ: {values}"
+
+    def once(way: Loss) -> int:
+        run(way, own)
+        dist.barrier()
+        return size
+
+    memory = []
+    for way in ways.values():
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        once(way)
+        memory.append((_status("VmHWM") - before) / 2**10)
+    rates = rows.race(lambda: once(ways["ours"]), lambda: once(ways["theirs"]), rounds)
+    (Path(folder) / f"{rank}.json").write_text(json.dumps({"memory": memory, "rates": rates}))
+    dist.destroy_process_group()
+
+
+def gathered(left: Tensor, right: Tensor, temperature: Tensor) -> Tensor:
+    """This rank's part of the mean loss."""
+    every, (a, b) = torch.ones(len(left), dtype=torch.bool), (Modality.SEQUENCE, Modality.FUNCTION)
+    step = gather(Rows({a: left, b: right}, {a: every, b: every}, [(a, b)], temperature))
+    return step.info_nce((a, b))[0] / len(step.own)
+
+
+def local_peer(rank: int, world: int) -> Loss:
+    """open_clip's, or its formula: the rank's part of the mean loss."""
+
+    def local(left: Tensor, right: Tensor, temperature: Tensor) -> Tensor:
+        all_left, all_right = (torch.cat(torch.distributed.nn.all_gather(each)) for each in (left, right))  # type: ignore[arg-type]
+        labels = torch.arange(len(left)) + rank * len(left)
+        forth, back = left @ all_right.T / temperature, right @ all_left.T / temperature
+        return (cross_entropy(forth, labels) + cross_entropy(back, labels)) / 2 / world
+
+    made = clip(local_loss=True, gather_with_grad=True, rank=rank, world_size=world)
+    if made is None:
+        return local
+    return lambda left, right, temperature: made(left, right, 1 / temperature) / world
+
+
 def alone(size: int, width: int) -> list[rows.Row]:
     """What nobody can do with the whole matrix: goals instead of a peer."""
     memory = peak(True, size, width, "cuda")
@@ -128,6 +206,7 @@ def main() -> None:
         found = claims(8_192, 256, "cpu", rounds=2) if chosen.quick else []
         for width in () if chosen.quick else (256, 512):
             found += claims(16_384, width, "cpu", rounds=3)
+        found += on_ranks(4_096 if chosen.quick else 16_384, 256, rounds=3)
     rows.report(found, chosen.json)
 
 
