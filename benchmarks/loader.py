@@ -29,6 +29,7 @@ from webdataset.compat import WebDataset
 from webdataset.writer import TarWriter
 
 from data_prep.prepare import prepare
+from pretrain.codec import decode
 from pretrain.data.collate import collate
 from pretrain.data.draw import InputSpec
 from pretrain.data.index import Dataset
@@ -36,7 +37,7 @@ from pretrain.data.loader import Loader
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.encoders import gearnet, weights
 from pretrain.encoders.text import WordPieces
-from pretrain.sample import Modality, Sample, Structure, decode, group_name
+from pretrain.sample import Modality, Sample, Structure, group_name
 
 SPLIT, PAIRED = "train", (Modality.SEQUENCE, Modality.STRUCTURE, Modality.FUNCTION)
 GROUP = group_name(PAIRED)

@@ -18,9 +18,10 @@ from data_prep import ontology, shards
 from data_prep.shards import Shard
 from data_prep.spill import partition
 from data_prep.split import SplitConfig, split
+from pretrain.codec import decode, whole
 from pretrain.data.index import SUFFIX, ShardIndex, members
 from pretrain.places import Place, blocks
-from pretrain.sample import CHANNELS, CorruptSample, Facet, Image, Sample, decode, group_name
+from pretrain.sample import CHANNELS, CorruptSample, Facet, Image, Sample, group_name
 
 MANY = 20  # damaged samples of one shard that are named one by one
 ONTOLOGY = "ontology.json"
@@ -192,7 +193,7 @@ class _Shard:
                 continue
             try:
                 found = members(span)
-                sample = decode(found)
+                sample = whole(decode(found))
             except CorruptSample as error:
                 self._wrong(str(error).removeprefix(f"{key}.safetensors: "), key)
                 continue

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pretrain.codec import decode, whole
 from pretrain.config import validate
 from pretrain.data.collate import pack
 from pretrain.data.draw import InputSpec, Row, alone, items, size
@@ -27,7 +28,7 @@ from pretrain.data.features import Layout, about, checksum, path_of, verify
 from pretrain.data.index import SUFFIX, ShardIndex, members
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.places import BLOCK, Place
-from pretrain.sample import CorruptSample, Modality, Sample, decode
+from pretrain.sample import CorruptSample, Modality, Sample
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +228,7 @@ class _Shard:
     def sample(self, number: int) -> Sample:
         span = os.pread(self.descriptor, int(self.index.size[number]), int(self.index.offset[number]))
         try:
-            return decode(members(span))
+            return whole(decode(members(span)))
         except CorruptSample as error:  # and yet the shard's hash is right
             raise ValueError(f"{self.path}: {self.index.keys[number]}: {error}; prepare the data set again") from error
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from pretrain.codec import encode
 from pretrain.data.index import SUFFIX, ShardIndex
-from pretrain.sample import Facet, Sample, canonical, encode, group_name
+from pretrain.sample import Facet, Sample, canonical, group_name
 
 BLOCK = tarfile.BLOCKSIZE
 FORMAT = 1

@@ -1,35 +1,23 @@
-"""One protein, any subset of modalities, and the bytes it has inside a shard. Imports numpy and msgspec only.
-
-A sample becomes one `<key>.safetensors` member (sequence, coordinates, terms, texts) and one `<key>.<i>.<type>` member
-per image, still encoded. The safetensors header carries a single metadata key, `sample`, canonical JSON: several keys
-come out in another order in every process, one key does not, and so the same protein is the same bytes everywhere.
-
-`decode` checks types, shapes and runs, which says of an array what `Sample` asks of it; arrays are made when asked for.
-"""
+"""One protein and any subset of modalities: what a sample may hold, and is held to. Imports numpy and msgspec only."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import IntFlag, StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pretrain.member import About, Chain, CorruptSample, Header, Term, Text, parse, serialize
+from pretrain.member import About, Term, Text
+from pretrain.member import CorruptSample as CorruptSample
 from pretrain.member import canonical as canonical
 
-T = TypeVar("T")
-FORMAT = 1
 KEY = re.compile(r"[A-Za-z0-9_-]+")
 MAX_KEY = 80  # characters of a key in a data set; a tar header has 100 for a member's name
 BACKBONE = ("N", "CA", "C", "O")
 CHANNELS = ("protein", "nucleus", "microtubules", "er")  # the planes of an image, in the order of its PNG's bands
 STEP = 0.01  # Å; coordinates are stored in these
 LONGEST = 1 << 31  # residues; positions are of 32 bits
-KNOWN = frozenset(each.name for each in fields(About))
 FARTHEST = STEP * np.iinfo(np.int32).max  # Å; what the widest stored type holds
 
 
@@ -79,21 +67,12 @@ class Structure:
     states: str | None = None
     pae: NDArray[np.uint8] | None = None
 
-    if not TYPE_CHECKING:  # to a type checker, any misspelt name would be an array
-
-        def __getattr__(self, name: str) -> NDArray:
-            """Coordinates, mask and residues of a structure that was read: a step draws one structure, not all."""
-            if name not in ("coordinates", "mask", "residue") or "_packed" not in self.__dict__:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            self.__dict__.update(_arrays(*self.__dict__["_packed"]))
-            return self.__dict__[name]
-
     def __len__(self) -> int:
         return len(self.letters)
 
     def mismatch(self, sequence: str) -> NDArray[np.bool_]:
         """bool [L]: where the chain's residue differs from the sequence's (a mutant, an expression tag, a variant)."""
-        return _letters(sequence)[self.residue] != _letters(self.letters)
+        return letter_codes(sequence)[self.residue] != letter_codes(self.letters)
 
 
 @dataclass(frozen=True)
@@ -102,6 +81,9 @@ class Function:
 
     terms: tuple[Term, ...] = ()
     texts: tuple[Text, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Function) and (self.terms, self.texts) == (other.terms, other.texts)
 
 
 @dataclass(frozen=True)
@@ -132,15 +114,12 @@ class Sample:
     about: About = field(default_factory=About)
 
     def __post_init__(self) -> None:
-        self._named()
-        for structure in self.structures:
-            _check(self, structure)
-
-    def _named(self) -> None:
         if not KEY.fullmatch(self.key):
             raise ValueError(f"sample key {self.key!r} must match {KEY.pattern} (webdataset splits names at dots)")
         if not any(self._held):
             raise ValueError(f"sample {self.key} has no modality; one at least must be present")
+        for structure in self.structures:
+            _check(self, structure)
 
     @property
     def _held(self) -> tuple[object, ...]:
@@ -173,149 +152,6 @@ def group_name(subset: tuple[Modality, ...]) -> str:
     return "_".join(subset)
 
 
-def encode(sample: Sample) -> list[tuple[str, bytes]]:
-    """The sample's members, name and bytes, in the order they stand in a shard. Equal samples give equal bytes."""
-    about: dict[str, object] = {"format": FORMAT, "key": sample.key}
-    tensors: dict[str, NDArray[np.generic]] = {}
-    if sample.sequence:
-        tensors["sequence"] = _letters(sample.sequence)
-    if sample.structures:
-        about["structures"] = [_pack(sample, i, tensors) for i in range(len(sample.structures))]
-    if sample.function:
-        about["terms"] = [[term.id, term.evidence] for term in sample.function.terms]
-        about["texts"] = [[text.text, text.origin] for text in sample.function.texts]
-    if sample.images:
-        about["images"] = [_caption(image) for image in sample.images]
-    if sample.about:
-        about["about"] = {name: value for name, value in asdict(sample.about).items() if value}
-    members = [(f"{sample.key}.safetensors", serialize(tensors, about))]
-    return members + [(f"{sample.key}.{i}.{image.type}", image.data) for i, image in enumerate(sample.images)]
-
-
-def decode(members: Mapping[str, bytes]) -> Sample:
-    """The sample of `encode`'s members. Raises CorruptSample, saying what was wrong, for anything else."""
-    name = next((name for name in members if name.endswith(".safetensors")), None)
-    if name is None:
-        raise CorruptSample(f"no .safetensors member among {sorted(members)}")
-    try:
-        return _decode(name.removesuffix(".safetensors"), members, *parse(members[name]))
-    except CorruptSample:
-        raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise CorruptSample(f"{name}: {type(error).__name__}: {error}") from error
-
-
-def _decode(key: str, members: Mapping[str, bytes], header: Header, tensors: dict[str, NDArray]) -> Sample:
-    if header.format != FORMAT or header.key != key:
-        raise CorruptSample(f"{key}: format {header.format}, key {header.key!r}; expected {FORMAT}, {key!r}")
-    sequence = _text(tensors.get("sequence"))
-    structures = tuple([_unpack(i, chain, tensors, sequence) for i, chain in enumerate(header.structures)])
-    if (header.terms is None) != (header.texts is None):
-        raise CorruptSample(f"{key}: header has only one of terms and texts")
-    function = None if header.terms is None else Function(header.terms, header.texts or ())
-    pictures = (
-        (members[f"{key}.{i}.{each.type}"], msgspec.structs.asdict(each)) for i, each in enumerate(header.images)
-    )
-    images = tuple([Image(data=data, **entry) for data, entry in pictures])
-    if not header.about.keys() <= KNOWN:
-        raise CorruptSample(f"{key}: {', '.join(sorted(header.about.keys() - KNOWN))} is not known about a protein")
-    about = _made(About, **header.about)  # the class has the defaults
-    parts = {"sequence": sequence, "structures": structures, "function": function, "images": images}
-    sample = _made(Sample, key=key, about=about, **parts)
-    sample._named()
-    return sample
-
-
-def _caption(image: Image) -> dict[str, object]:
-    """An image's JSON entry: everything but its bytes; what is empty is not stored."""
-    named = {name: value for name in ("antibody", "gene", "cell_line") if (value := getattr(image, name))}
-    return {"id": image.id, "present": list(image.present), "type": image.type, **named}
-
-
-def _pack(sample: Sample, i: int, tensors: dict[str, NDArray[np.generic]]) -> dict[str, object]:
-    """Put structure i's arrays into `tensors`; what a default says already is not stored. Returns its JSON entry."""
-    structure, prefix = sample.structures[i], f"{i}."
-    steps = np.where(structure.mask[..., None], np.rint(structure.coordinates / STEP), 0)
-    wide = np.abs(steps).max(initial=0) > np.iinfo(np.int16).max
-    tensors[prefix + "xyz"] = steps.astype("<i4" if wide else "<i2")
-    if not structure.mask.all():
-        tensors[prefix + "mask"] = structure.mask.astype(np.uint8)
-    if sample.sequence is None or structure.mismatch(sample.sequence).any():
-        tensors[prefix + "letters"] = _letters(structure.letters)
-    if structure.confidence is not None:
-        tensors[prefix + "confidence"] = np.rint(structure.confidence).clip(0, 100).astype(np.uint8)
-    if structure.states is not None:
-        tensors[prefix + "states"] = _letters(structure.states)
-    if structure.pae is not None:
-        tensors[prefix + "pae"] = structure.pae
-    entry: dict[str, object] = {"id": structure.id, "atoms": list(structure.atoms), "runs": _runs(structure.residue)}
-    if structure.resolution is not None:
-        entry["resolution"] = round(float(structure.resolution), 2)
-    if structure.identity is not None:
-        entry["identity"] = round(float(structure.identity), 4)
-    return entry
-
-
-def _unpack(i: int, entry: Chain, tensors: dict[str, NDArray], sequence: str | None) -> Structure:
-    """Structure i, held to its contract (see `_check`) by runs, types and shapes."""
-    steps, atoms, count, end = tensors[f"{i}.xyz"], len(entry.atoms), 0, 0
-    for start, run in entry.runs:
-        if start < end or run < 1:
-            raise CorruptSample(f"structure {entry.id}: not strictly increasing: runs {entry.runs!r:.80}")
-        count, end = count + run, start + run
-    if not count or steps.shape != (count, atoms, 3):
-        raise CorruptSample(f"structure {entry.id}: {steps.shape} steps, {atoms} atoms, runs {entry.runs!r:.80}")
-    if end > (LONGEST if sequence is None else len(sequence)):
-        raise CorruptSample(f"structure {entry.id}: residue {end - 1} lies beyond the sequence")
-    shapes, found = {"mask": (count, atoms), "pae": (count, count)}, {}
-    for name in ("mask", "letters", "confidence", "states", "pae"):
-        found[name] = tensor = tensors.get(f"{i}.{name}")
-        if tensor is not None and tensor.shape != shapes.get(name, (count,)):
-            raise CorruptSample(f"structure {entry.id}: {count} residues, {atoms} atoms, {name} {tensor.shape}")
-    if (letters := _text(found["letters"])) is None:
-        if sequence is None:
-            raise CorruptSample(f"structure {entry.id} has neither letters nor a sequence")
-        letters = "".join([sequence[start : start + run] for start, run in entry.runs])
-    structure = _made(
-        Structure,
-        id=entry.id,
-        letters=letters,
-        atoms=entry.atoms,
-        confidence=None if found["confidence"] is None else found["confidence"].astype(np.float32),
-        resolution=entry.resolution,
-        identity=entry.identity,
-        states=_text(found["states"]),
-        pae=found["pae"],
-        _packed=(steps, found["mask"], entry.runs),
-    )
-    if steps.itemsize > 2 and not (np.abs(structure.coordinates) < FARTHEST).all():
-        raise CorruptSample(f"structure {entry.id}: coordinates beyond {FARTHEST:.1e} Å")
-    return structure
-
-
-def _made(kind: type[T], **values: object) -> T:
-    """A frozen record, as it is: for parts that have been checked already."""
-    made = object.__new__(kind)
-    made.__dict__.update(values)
-    return made
-
-
-def _runs(residue: NDArray[np.int32]) -> list[list[int]]:
-    """[start, count] of each unbroken stretch: a chain has few gaps, so this is bytes where a column is kilobytes."""
-    breaks = np.flatnonzero(np.diff(residue) != 1) + 1
-    return [[int(part[0]), len(part)] for part in np.split(residue, breaks)]
-
-
-def _arrays(steps: NDArray, mask: NDArray | None, runs: Sequence[tuple[int, int]]) -> dict[str, NDArray]:
-    """What `_pack` has made of a structure, made back."""
-    parts = [np.arange(start, start + count, dtype=np.int32) for start, count in runs]
-    return {
-        "coordinates": np.multiply(steps, np.float32(STEP), dtype=np.float32),
-        "mask": np.ones(steps.shape[:2], dtype=bool) if mask is None else mask.astype(bool),
-        "residue": parts[0] if len(parts) == 1 else np.concatenate(parts),
-    }
-
-
 def _check(sample: Sample, structure: Structure) -> None:
     """Hold a structure to its contract; broken coordinates must not reach a shard."""
     length, atoms = len(structure), len(structure.atoms)
@@ -338,12 +174,6 @@ def _check(sample: Sample, structure: Structure) -> None:
         raise ValueError(f"{where}: coordinates are not finite, or beyond {FARTHEST:.1e} Å")
 
 
-def _text(tensor: NDArray | None) -> str | None:
-    """The letters that `_letters` has made bytes of. Raises ValueError where they are none."""
-    if tensor is not None and tensor.itemsize != 1:
-        raise ValueError(f"letters of type {tensor.dtype}")
-    return None if tensor is None else tensor.tobytes().decode("ascii")
-
-
-def _letters(text: str) -> NDArray[np.uint8]:
+def letter_codes(text: str) -> NDArray[np.uint8]:
+    """ASCII codes."""
     return np.frombuffer(text.encode("ascii"), dtype=np.uint8)

@@ -10,9 +10,10 @@ from typing import Any
 
 from data_prep.spill import partition
 from data_prep.views.card import CARD, CROISSANT, SUMS, card
+from pretrain.codec import decode, whole
 from pretrain.data.index import FORMAT, MANIFEST, SUFFIX, ShardIndex, members
 from pretrain.places import Place
-from pretrain.sample import CorruptSample, Modality, Sample, decode, group_name
+from pretrain.sample import CorruptSample, Modality, Sample, group_name
 
 PATH = re.compile(r"[a-z]+/[a-z_]+/(\d+)\.tar")
 LOOKED = 200_000  # keys among which close matches are sought
@@ -73,7 +74,7 @@ def _sample(span: bytes, crc: int, key: str, shard: str) -> Sample:
     try:
         if zlib.crc32(span) != crc:
             raise CorruptSample("its bytes fail their checksum")
-        return decode(members(span))
+        return whole(decode(members(span)))
     except CorruptSample as error:
         raise CorruptSample(f"{shard}: {key}: {error}; `fourfold validate` tells more") from error
 

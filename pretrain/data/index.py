@@ -7,6 +7,8 @@ A data set of 10^8 samples has 5 GB of indices. So a group holds numbers per sha
 something in it is asked for; those read last stay. Imports neither torch nor, for a local folder, fsspec.
 """
 
+import struct
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,15 +21,17 @@ from isal.isal_zlib import crc32  # zlib's, seven times as fast
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
+from pretrain.codec import decode
 from pretrain.data.cache import CACHE_GIB, GIB, Cache, default_folder
 from pretrain.data.files import Files
 from pretrain.places import Place
-from pretrain.sample import CorruptSample, Facet, Modality, Sample, decode
+from pretrain.sample import CorruptSample, Facet, Modality, Sample
 
 SUFFIX = ".index.safetensors"
 MANIFEST = "manifest.json"
 FORMAT = 1
 BLOCK = 512  # bytes of a tar header, and what members are padded to
+HEADER, NO_HEADER = struct.Struct("100s24x12s20xc100x5s"), (b"",) * 4  # of USTAR: name, size, type and magic
 OPEN = 384  # files held open per process: windows over the shards of every group, within the usual limit of 1,024
 READ = 128 << 20  # bytes of indices held per process; the same windows' at 10^4 samples a shard
 COMBINATIONS = 1 << len(Facet)
@@ -89,9 +93,9 @@ class Keys(Sequence[str]):
         self._text = text.tobytes()
 
     @cached_property
-    def _ends(self) -> NDArray[np.int32]:
+    def _ends(self) -> memoryview:
         text = np.frombuffer(self._text, np.uint8)
-        return np.append(np.flatnonzero(text == ord("\n")), len(text)).astype(np.int32)
+        return np.append(np.flatnonzero(text == ord("\n")), len(text)).astype(np.int32).data
 
     def __len__(self) -> int:
         return self._text.count(b"\n") + 1 if self._text else 0
@@ -99,8 +103,9 @@ class Keys(Sequence[str]):
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return tuple(self)[i]
-        ends = self._ends[: len(self)]
-        end = int(ends[i])
+        if not self._text:
+            raise IndexError("there are no keys")
+        end = self._ends[i]
         return self._text[self._text.rfind(b"\n", 0, end) + 1 : end].decode()
 
     def __iter__(self) -> Iterator[str]:
@@ -147,12 +152,12 @@ class Group:
     def place(self, i: int) -> tuple[str, int]:
         """(the shard that holds sample i, the sample's number in it)."""
         number = self._number(i)
-        return self.shards[number], i - int(self.starts[number])
+        return self.shards[number], i - self._starts[number]
 
     def row(self, i: int) -> Row:
         """Sample i's address. Reads its shard's index, if that is not at hand."""
         number = self._number(i)
-        index, at = self.index(number), i - int(self.starts[number])
+        index, at = self.index(number), i - self._starts[number]
         return Row(self.shards[number], index.keys[at], int(index.offset[at]), int(index.size[at]), int(index.crc[at]))
 
     def index(self, number: int) -> ShardIndex:
@@ -176,7 +181,11 @@ class Group:
         yield from (self.index(i) for i in range(0, len(self.shards), -(-len(self.shards) // SOME)))
 
     def _number(self, i: int) -> int:
-        return int(self.starts.searchsorted(i, side="right")) - 1
+        return bisect_right(self._starts, i) - 1
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return self.starts.tolist()
 
 
 class Indices:
@@ -286,11 +295,11 @@ def members(span: bytes) -> dict[str, bytes]:
     found, at = {}, 0
     while at < len(span):
         body = at + BLOCK
-        if body > len(span) or not span.startswith(b"ustar", at + 257) or span[at + 156] not in b"0\0":
+        name, size, kind, magic = HEADER.unpack_from(span, at) if body <= len(span) else NO_HEADER
+        if magic != b"ustar" or kind not in (b"0", b"\0"):
             raise CorruptSample(f"no tar member at byte {at} of the sample's {len(span)}")
         try:
-            name = span[at : at + 100].rstrip(b"\0").decode("ascii")
-            size = int(span[at + 124 : at + 136].rstrip(b"\0 "), 8)
+            name, size = name.rstrip(b"\0").decode("ascii"), int(size.rstrip(b"\0 "), 8)
         except ValueError as error:
             raise CorruptSample(f"tar header at byte {at}: {error}") from error
         if not 0 <= size <= len(span) - body:

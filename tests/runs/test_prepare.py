@@ -13,9 +13,9 @@ from safetensors.numpy import load as load_safetensors
 from data_prep.job import Task
 from data_prep.prepare import PrepareConfig, prepare
 from data_prep.shards import Manifest
+from pretrain.codec import decode
 from pretrain.config import load
 from pretrain.data.index import Dataset
-from pretrain.sample import decode
 
 SAMPLE = "prepare/sample.toml"
 EXPECTED_REJECTIONS = {

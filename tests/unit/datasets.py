@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as Pillow
 
+from pretrain.codec import encode
 from pretrain.data.index import SUFFIX, ShardIndex
-from pretrain.sample import Function, Image, Modality, Sample, Structure, Term, Text, encode, group_name
+from pretrain.sample import Function, Image, Modality, Sample, Structure, Term, Text, group_name
 
 SEQUENCE, STRUCTURE, FUNCTION, IMAGE = Modality
 ALPHABET = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)

@@ -7,8 +7,9 @@ import zlib
 import numpy as np
 
 from data_prep.shards import Shelf, totals, write
+from pretrain.codec import decode, encode
 from pretrain.data.index import SUFFIX, ShardIndex
-from pretrain.sample import Function, Image, Sample, Structure, Term, Text, decode, encode
+from pretrain.sample import Function, Image, Sample, Structure, Term, Text
 
 
 def samples() -> list[Sample]:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pretrain.codec import encode
 from pretrain.data.files import Files
 from pretrain.data.index import Dataset, Indices, Keys, members
 from pretrain.places import Place
-from pretrain.sample import CorruptSample, Facet, Modality, encode
+from pretrain.sample import CorruptSample, Facet, Modality
 
 
 @pytest.fixture

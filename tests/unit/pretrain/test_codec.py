@@ -16,7 +16,9 @@ import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from pretrain import sample as codec
+from pretrain import codec
+from pretrain import sample as contract
+from pretrain.codec import decode, encode
 from pretrain.sample import (
     CorruptSample,
     Facet,
@@ -27,8 +29,6 @@ from pretrain.sample import (
     Structure,
     Term,
     Text,
-    decode,
-    encode,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,14 +41,14 @@ def chain(
     seed: int = 0,
     scale: float = 20.0,
     missing: float = 0.0,
-    atoms: tuple[str, ...] = codec.BACKBONE,
+    atoms: tuple[str, ...] = contract.BACKBONE,
     **facts: object,
 ) -> Structure:
     """A random chain on the 0.01 Å grid, so that it comes back equal and not only close."""
     draw = np.random.default_rng(seed)
     mask = draw.random((len(letters), len(atoms))) >= missing
-    steps = np.rint(draw.normal(scale=scale, size=(len(letters), len(atoms), 3)) / codec.STEP)
-    coordinates = np.where(mask[..., None], steps, 0).astype(np.float32) * np.float32(codec.STEP)
+    steps = np.rint(draw.normal(scale=scale, size=(len(letters), len(atoms), 3)) / contract.STEP)
+    coordinates = np.where(mask[..., None], steps, 0).astype(np.float32) * np.float32(contract.STEP)
     return Structure("x", coordinates, mask, np.array(residue, dtype=np.int32), letters, atoms, **facts)  # type: ignore[arg-type]
 
 
@@ -134,8 +134,8 @@ def test_bytes_do_not_depend_on_the_process() -> None:
     program = """
 import hashlib, sys
 sys.path[:0] = sys.argv[1:]
-from test_sample import SOME
-from pretrain.sample import encode
+from test_codec import SOME
+from pretrain.codec import encode
 print(hashlib.sha256(repr([encode(sample) for sample in SOME.values()]).encode()).hexdigest())
 """
     expected = hashlib.sha256(repr([encode(sample) for sample in SOME.values()]).encode()).hexdigest()
@@ -150,7 +150,7 @@ def test_coordinates_are_stored_to_half_a_step() -> None:
     coordinates = draw.normal(scale=20, size=(3, 3, 3)).astype(np.float32)
     one = Structure("x", coordinates, np.ones((3, 3), bool), np.arange(3, dtype=np.int32), "MKA")
     back = decode(dict(encode(Sample("a", structures=(one,))))).structures[0]
-    assert np.abs(back.coordinates - coordinates).max() <= codec.STEP / 2 + 1e-5
+    assert np.abs(back.coordinates - coordinates).max() <= contract.STEP / 2 + 1e-5
 
 
 def test_missing_atoms_come_back_as_zero_whatever_stood_there() -> None:
@@ -170,7 +170,7 @@ def test_a_wider_type_holds_what_16_bits_cannot(reach: float, kind: type, sign: 
     members = dict(encode(Sample("a", structures=(one,))))
     stored = safetensors.numpy.load(members["a.safetensors"])["0.xyz"]
     assert stored.dtype == kind
-    assert decode(members).structures[0].coordinates[1, 2, 0] == pytest.approx(sign * reach, abs=codec.STEP / 2)
+    assert decode(members).structures[0].coordinates[1, 2, 0] == pytest.approx(sign * reach, abs=contract.STEP / 2)
 
 
 def test_an_atom_that_is_absent_does_not_widen_the_type() -> None:
@@ -209,7 +209,7 @@ def test_modalities_and_facets_of_every_subset() -> None:
         "nothing resolved": (Modality.SEQUENCE, Modality.STRUCTURE),
     }
     assert SOME["all"].facets == Facet(31) and SOME["terms"].facets == Facet.TERMS and SOME["text"].facets == Facet.TEXT
-    assert codec.group_name(SOME["all"].modalities) == "sequence_structure_function_image"
+    assert contract.group_name(SOME["all"].modalities) == "sequence_structure_function_image"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_member_cut_anywhere_is_corrupt_and_nothing_else(name: str) -> None:
 @pytest.mark.parametrize("bits", [0x15, 0x01, 0x08])
 def test_a_damaged_member_is_corrupt_or_keeps_the_contract(name: str, bits: int) -> None:
     """Every byte of the header changed in turn. What still parses is the shard checksum's business, but whatever does
-    is a sample that `Sample` would have taken: `decode` does not ask it."""
+    is a sample that `Sample` would have taken, or says otherwise when it is asked for all of it."""
     (member, data), *images = encode(SOME[name])
     header = 8 + struct.unpack("<Q", data[:8])[0]
     refused = 0
@@ -254,11 +254,9 @@ def test_a_damaged_member_is_corrupt_or_keeps_the_contract(name: str, bits: int)
         broken = bytearray(data)
         broken[place] ^= bits
         try:
-            found = decode({member: bytes(broken), **dict(images)})
+            codec.whole(decode({member: bytes(broken), **dict(images)}))
         except CorruptSample:
             refused += 1
-        else:
-            replace(found, structures=tuple(replace(structure) for structure in found.structures))
     assert header / 3 < refused < header
 
 
@@ -322,7 +320,7 @@ def test_arrays_that_break_the_contract_are_corrupt(name: str, change: dict[str,
     tensors |= {f"0.{each}": array for each, array in change.items() if array is not None}
     kept = {each: array for each, array in tensors.items() if change.get(each.removeprefix("0."), array) is not None}
     with pytest.raises(CorruptSample):
-        decode({member: safetensors.numpy.save(kept, about), **dict(images)})
+        codec.whole(decode({member: safetensors.numpy.save(kept, about), **dict(images)}))
     assert decode({member: safetensors.numpy.save(safetensors.numpy.load(data), about), **dict(images)}).structures
 
 
@@ -354,6 +352,24 @@ def test_a_tensor_beyond_the_member_or_of_another_shape_is_corrupt() -> None:
     for change in changes:
         with pytest.raises(CorruptSample):
             decode({"b.safetensors": rebuilt(change)})
+
+
+@pytest.mark.parametrize("words", [[["GO:1"]], [[1, "IEA"]], {}, None, "GO:1", [["GO:1", "IEA", "more"]]])
+@pytest.mark.parametrize("which", ["terms", "texts"])
+def test_terms_and_texts_are_not_believed(which: str, words: object) -> None:
+    """Nor are they looked at before somebody asks."""
+    data = encode(SOME["all"])[0][1]
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"]["sample"] = json.dumps(json.loads(header["__metadata__"]["sample"]) | {which: words})
+    text, (_, *images) = json.dumps(header).encode(), encode(SOME["all"])
+    members = {"P12345-2_x.safetensors": struct.pack("<Q", len(text)) + text + data[8 + length :], **dict(images)}
+    read = decode(members)
+    assert read.sequence == SEQUENCE and read.function is not None
+    with pytest.raises(CorruptSample):
+        getattr(read.function, which)
+    with pytest.raises(CorruptSample):
+        codec.whole(read)
 
 
 @pytest.mark.parametrize(
