@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Literal, assert_never
 import psutil
 
 from pretrain.config import Config, find
+from pretrain.distributed import free_port
 
 MODULE = "pretrain.train"
 ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=4"  # without it pdsh waits for ever for a host that was lost
@@ -118,7 +118,7 @@ def _local(place: Local, arguments: list[str]) -> Command:
             environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // ranks))
     world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(ranks))}).encode()).decode()
     launcher = ["-m", "deepspeed.launcher.launch", f"--world_info={world}", "--master_addr=127.0.0.1"]
-    options = [f"--master_port={_free_port()}", "--no_local_rank", "--log_level=warning", "--module", MODULE]
+    options = [f"--master_port={free_port()}", "--no_local_rank", "--log_level=warning", "--module", MODULE]
     return Command((sys.executable, *launcher, *options, *arguments), environment, ranks=True)
 
 
@@ -128,16 +128,9 @@ def _ssh(place: Ssh, arguments: list[str]) -> Command:
     deepspeed = Path(sys.executable).with_name("deepspeed")
     if not deepspeed.is_file():
         raise ValueError(f"no `deepspeed` beside {sys.executable}; install it into the same environment")
-    options = ["--hostfile", str(place.hostfile), f"--master_port={_free_port()}", "--no_local_rank"]
+    options = ["--hostfile", str(place.hostfile), f"--master_port={free_port()}", "--no_local_rank"]
     alive = {"PDSH_SSH_ARGS_APPEND": f"{os.environ.get('PDSH_SSH_ARGS_APPEND', '')} {ALIVE}".strip()}
     return Command((str(deepspeed), *options, "--module", MODULE, *arguments), alive)
-
-
-def _free_port() -> int:
-    """A port that nobody listens on now (nor, likely, a few seconds later): two runs on a machine must not meet."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _tell(process: subprocess.Popen[bytes], command: Command, number: int) -> None:

@@ -32,6 +32,13 @@ def hosts() -> int:
     return count if world() % count == 0 and all(len(block) == 1 for block in blocks) else 1
 
 
+def free_port() -> int:
+    """A port that nobody listens on now (nor, likely, a few seconds later): two runs on a machine must not meet."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 def device() -> torch.device:
     """Where tensors must lie to be communicated."""
     nccl = dist.is_initialized() and "nccl" in dist.get_backend()

@@ -10,7 +10,6 @@ import gc
 import logging
 import math
 import os
-import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -97,7 +96,7 @@ def start(config: EngineConfig) -> torch.device:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1")):
         os.environ.setdefault(name, value)
-    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    os.environ.setdefault("MASTER_PORT", str(distributed.free_port()))
     deepspeed = _deepspeed()
     timeout = timedelta(minutes=config.timeout_minutes)
     deepspeed.init_distributed("nccl" if cuda else "gloo", timeout=timeout, verbose=False)
@@ -337,9 +336,3 @@ def _whose(total: float, sums: Tensor) -> tuple[int, ...]:
 def _cuda() -> bool:
     """Whether to train on a GPU. DeepSpeed's DS_ACCELERATOR=cpu leaves one alone."""
     return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from pretrain.engine import _free_port
+from pretrain.distributed import free_port
 
 
 def run(function: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
@@ -19,7 +19,7 @@ def run(function: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
     Results are saved with torch and loaded with weights_only, so they are tensors, numbers, strings and containers.
     """
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_rank, (world, _free_port(), folder, function, arguments), nprocs=world, join=True)
+        spawn(_rank, (world, free_port(), folder, function, arguments), nprocs=world, join=True)
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pretrain.engine import _free_port
+from pretrain.distributed import free_port
 
 # tiny.toml with everything smaller still: what is tested is the way, not the model.
 SMALL = (
@@ -32,7 +32,7 @@ def start(
     small: tuple[str, ...] = SMALL,
 ) -> list[subprocess.Popen[str]]:
     """The ranks of one run, started; what they print goes to `out`.txt."""
-    port = _free_port()
+    port = free_port()
     out.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pretrain.train", config]
     command += [*small, f"data.path={data}", f"out={out}", *overrides]
