@@ -40,7 +40,8 @@ def open_journal(run: RunConfig, found: Checkpoint | None) -> Journal:
 class Chronicle:
     """Every rank has one; only the first one's journal writes. `step` is collective.
 
-    peak: floating-point operations per second that one device could do at best; 0 where that is not known.
+    peak: floating-point operations per second that one device could do at best in the run's precision; 0 where that is
+    not known.
     """
 
     def __init__(self, run: RunConfig, plan: Plan, journal: Journal, peak: float = 0.0) -> None:
@@ -109,8 +110,8 @@ class Chronicle:
             )
 
     def _efficiency(self, flops: int, seconds: float) -> dict[str, float]:
-        """flops: the whole step's. mfu: the share of what the devices could do that went into the model (Chowdhery et
-        al., PaLM, 2022, appendix B); waiting for data counts as time."""
+        """flops: the whole step's. mfu: the share of what the devices could do, in the run's precision, that went into
+        the model (Chowdhery et al., PaLM, 2022, appendix B); waiting for data counts as time."""
         if not flops:
             return {}
         possible = self.peak * distributed.world() * seconds

@@ -55,7 +55,7 @@ def train(run: RunConfig) -> None:
         Watch(run.watch, journal.alarm) as watch,
         closing(Writer(folder, run.checkpoint, 60 * run.engine.timeout_minutes)) as writer,
     ):
-        chronicle = Chronicle(run, parts.loader.plan, journal, peak(device) or 0.0)
+        chronicle = Chronicle(run, parts.loader.plan, journal, peak(device, run.engine.precision) or 0.0)
         chronicle.begin(parts, found)
         if found and found.step >= run.steps:
             journal.record("end", found.step)

@@ -8,11 +8,15 @@ is not counted: it is no progress. Frozen encoders are not counted either, nor i
 Every module here counts itself in a method beside its `forward`; this file has what they share.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 TRAINED = 3  # forward and backward over forward
-PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # bf16, dense, as the maker states it for the SXM boards
+HOPPER = {"bf16": 989e12, "tf32": 494.5e12, "fp32": 67e12}
+PEAK = {"H100": HOPPER, "H200": HOPPER, "A100": {"bf16": 312e12, "tf32": 156e12, "fp32": 19.5e12}}
+# dense, as the maker states it for the SXM boards
 
 
 def linear(module: nn.Linear, rows: Tensor) -> int:
@@ -25,9 +29,16 @@ def attended(queries: Tensor, keys: Tensor, width: int) -> int:
     return 4 * int((queries * keys).sum()) * width
 
 
-def peak(device: torch.device) -> float | None:
-    """bf16 FLOP/s of the kind of device; None for a CPU and for what the table lacks: then there is no utilisation."""
+def peak(device: torch.device, precision: Literal["fp32", "bf16"] = "bf16") -> float | None:
+    """FLOP/s of the kind of device in a precision; None for a CPU and for what the table lacks: then there is no
+    utilisation.
+
+    fp32 is TF32 where torch has been told that matrix products may use it, and plain fp32, without tensor cores, as
+    torch is by default.
+    """
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((value for kind, value in PEAK.items() if kind in name), None)
+    name, kind = torch.cuda.get_device_name(device), str(precision)
+    if precision == "fp32" and torch.get_float32_matmul_precision() != "highest":
+        kind = "tf32"
+    return next((value[kind] for board, value in PEAK.items() if board in name), None)

@@ -1,5 +1,7 @@
 """What the modules count against what torch sees: FlopCounterMode over attention written out as matrix products."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -38,3 +40,22 @@ def test_a_device_without_a_stated_peak_has_no_utilisation(monkeypatch: pytest.M
     for name, value in (("NVIDIA H200", 989e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("Quadro", None)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
         assert flops.peak(torch.device("cuda")) == value
+
+
+@pytest.mark.parametrize(
+    ("products", "precision", "h100", "a100"),
+    [
+        ("highest", "bf16", 989e12, 312e12),
+        ("high", "bf16", 989e12, 312e12),
+        ("highest", "fp32", 67e12, 19.5e12),  # torch's default: no tensor cores
+        ("high", "fp32", 494.5e12, 156e12),
+    ],
+)
+def test_the_peak_is_that_of_the_precision_in_use(
+    monkeypatch: pytest.MonkeyPatch, products: str, precision: Literal["fp32", "bf16"], h100: float, a100: float
+):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: products)
+    for name, value in (("NVIDIA H100 80GB HBM3", h100), ("NVIDIA A100-SXM4-40GB", a100)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert flops.peak(torch.device("cuda"), precision) == value
+    assert flops.peak(torch.device("cpu"), precision) is None
