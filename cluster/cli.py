@@ -171,7 +171,7 @@ def train(
     hostfile: Annotated[Path | None, typer.Option(help="Train on these hosts (`name slots=N` a line).")] = None,
 ) -> None:
     """Train a model, or go on with a run that was stopped."""
-    from cluster.launch import Local, Ssh, command, run
+    from cluster.launch import Local, Ssh, command, ending, run
     from pretrain.config import load
     from pretrain.run import RunConfig
 
@@ -181,7 +181,7 @@ def train(
     place = Ssh(hostfile=hostfile) if hostfile else Local(ranks=ranks)
     code = run(command(place, config, overrides or []))
     if code not in (0, 2):  # 2: a rank has said what was wrong
-        print(f"error: training ended with exit code {code}; its last words are above", file=sys.stderr)
+        print(f"error: training ended with {ending(code)}", file=sys.stderr)
     raise typer.Exit(code)
 
 

@@ -90,6 +90,18 @@ def run(command: Command, **popen: object) -> int:
     return code if code >= 0 else 128 - code
 
 
+def ending(code: int) -> str:
+    """An exit code of `run`, other than 0, in words. DeepSpeed's launcher makes 256 − n of a rank's death by signal n,
+    and its own is 128 + n."""
+    who, number = ("a rank", 256 - code) if 192 < code < 255 else ("the launcher", code - 128)
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"exit code {code}; what was wrong is above"
+    why = ", as the system does where memory runs out" if number == signal.SIGKILL else ""
+    return f"exit code {code}: {who} was ended by {name}{why}"
+
+
 def start(command: Command, **popen: object) -> subprocess.Popen[bytes]:
     """The command's process, leader of a group of its own: a Ctrl-C reaches the ranks through us, and once."""
     environment = {**os.environ, **command.environment}
@@ -118,7 +130,8 @@ def _local(place: Local, arguments: list[str]) -> Command:
             environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // ranks))
     world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(ranks))}).encode()).decode()
     launcher = ["-m", "deepspeed.launcher.launch", f"--world_info={world}", "--master_addr=127.0.0.1"]
-    options = [f"--master_port={free_port()}", "--no_local_rank", "--log_level=warning", "--module", MODULE]
+    # All that the launcher would log is that a rank has ended, with the whole command line: `fourfold train` says it.
+    options = [f"--master_port={free_port()}", "--no_local_rank", "--log_level=critical", "--module", MODULE]
     return Command((sys.executable, *launcher, *options, *arguments), environment, ranks=True)
 
 

@@ -294,7 +294,6 @@ def deepspeed_config(config: EngineConfig, optimizer: OptimizerConfig) -> dict[s
         "gradient_accumulation_steps": config.accumulate,
         "gradient_clipping": optimizer.clip,
         "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": config.precision == "bf16" and config.stage > 0},
         "steps_per_print": 2**31,
@@ -318,7 +317,10 @@ def _deepspeed() -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # deepspeed's older names
     import deepspeed
+    from deepspeed.runtime.zero.utils import ZERO_SUPPORTED_OPTIMIZERS
 
+    if _AdamW not in ZERO_SUPPORTED_OPTIMIZERS:  # it knows optimizers by their exact type, and warns of others
+        ZERO_SUPPORTED_OPTIMIZERS.append(_AdamW)
     if not _cuda():
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.WARNING)

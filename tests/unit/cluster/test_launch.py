@@ -187,6 +187,33 @@ def test_a_second_signal_kills_what_does_not_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (1, "exit code 1; what was wrong is above"),
+        (137, "exit code 137: the launcher was ended by SIGKILL, as the system does where memory runs out"),
+        (245, "exit code 245: a rank was ended by SIGSEGV"),
+        (255, "exit code 255; what was wrong is above"),  # as ssh ends where it cannot connect
+    ],
+)
+def test_an_exit_code_in_words(code: int, says: str) -> None:
+    assert launch.ending(code) == says
+
+
+@pytest.mark.parametrize(("end", "code"), [("sys.exit(2)", 2), ("os.kill(os.getpid(), 9)", 247)])
+def test_the_launcher_adds_nothing_to_what_a_rank_says(
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch, end: str, code: int
+) -> None:
+    """Neither a line of its own nor the command line: `ending` has what its exit code tells."""
+    said = "print('error: no such thing', file=sys.stderr, flush=True)"
+    waits = "if os.environ['RANK'] == '1': time.sleep(60)"
+    (tmp_path / "failing.py").write_text(f"import os, sys, time\n{waits}\n{said}\n{end}\n")
+    monkeypatch.setattr(launch, "MODULE", "failing")
+    with (tmp_path / "said").open("wb") as output:
+        assert run(command(Local(ranks=2), config, ["a=1"]), cwd=tmp_path, stdout=output, stderr=output) == code
+    assert (tmp_path / "said").read_text() == "error: no such thing\n"
+
+
 def test_deepspeeds_launcher_takes_the_command(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real launcher, on a module that only says where it is."""
     module = tmp_path / "where.py"
