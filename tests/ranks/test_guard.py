@@ -22,8 +22,11 @@ from tests.ranks.toy import Toy, encode, share
 from tests.runs.conftest import sample_data as sample_data
 from tests.runs.training import SMALL, log
 
-CASES = [(stage, "fp32", 1) for stage in range(4)] + [(0, "fp32", 2), (2, "fp32", 2)]
-CASES += [(0, "bf16", 1), (2, "bf16", 1), (3, "bf16", 1)]
+Case = tuple[int, str, int, bool]  # stage, precision, micro-batches, optimizer states in host memory
+CASES: list[Case] = [(stage, "fp32", 1, False) for stage in range(4)] + [(0, "fp32", 2, False), (2, "bf16", 2, False)]
+CASES += [(0, "bf16", 1, False), (1, "bf16", 1, False), (3, "bf16", 1, False), (2, "bf16", 1, True)]
+MORE: list[Case] = [(2, "fp32", 2, False), (2, "bf16", 1, False), *((n, "bf16", 2, False) for n in (0, 1, 3))]
+MORE += [(1, "bf16", 1, True), (2, "fp32", 1, True), (2, "bf16", 2, True), (3, "fp32", 1, True), (3, "bf16", 2, True)]
 FAULTS = ("loss", "gradient", "spike")
 
 
@@ -72,18 +75,19 @@ def _own(parameter: Any) -> torch.Tensor:
     return cut[: max(0, parameter.ds_numel - distributed.rank() * len(cut))]
 
 
-def _sick_steps(cases: list[tuple[int, str, int]]) -> list[dict]:
+def _sick_steps(cases: list[Case]) -> list[dict]:
     """For each case: a run in which each fault stands between two good steps, against one without them."""
     found = []
-    for stage, precision, accumulate in cases:
-        config = EngineConfig.model_validate({"stage": stage, "precision": precision, "accumulate": accumulate})
+    for case in cases:
+        settings = zip(("stage", "precision", "accumulate", "offload"), case, strict=True)
+        config = EngineConfig.model_validate(dict(settings))
         device = start(config)
         well, sick = (_course(config, device, faults) for faults in ((), FAULTS))
         for place, fault in enumerate(FAULTS):
             before, bad, after = sick[2 * place], sick[2 * place + 1], sick[2 * place + 2]
             found.append(
                 {
-                    "case": [stage, precision, accumulate, fault],
+                    "case": [*case, fault],
                     "applied": [each["result"].applied for each in (before, bad, after)],
                     "not_finite": list(bad["result"].not_finite),
                     "kept": _alike(before, bad),
@@ -114,13 +118,14 @@ def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 @pytest.mark.timeout(240)
-def test_a_bad_step_changes_nothing_on_any_rank() -> None:
-    zero, one = run(_sick_steps, 2, CASES)
-    assert len(zero) == len(one) == len(CASES) * len(FAULTS)
+@pytest.mark.parametrize("cases", [CASES, pytest.param(MORE, marks=pytest.mark.slow)], ids=["cases", "more"])
+def test_a_bad_step_changes_nothing_on_any_rank(cases: list[Case]) -> None:
+    zero, one = run(_sick_steps, 2, cases)
+    assert len(zero) == len(one) == len(cases) * len(FAULTS)
     for each in (*zero, *one):
         assert each["applied"] == [True, False, True], each
         assert each["kept"] and each["moved"] and each["alike"], each
-        assert each["not_finite"] == ([1] if each["case"][3] == "loss" else []), each
+        assert each["not_finite"] == ([1] if each["case"][-1] == "loss" else []), each
 
 
 BAD = {5: math.nan, 6: math.nan, 7: math.nan, 24: 1e4, 25: 1e4, 26: 1e4}
