@@ -8,6 +8,7 @@ of `step-00000040/COMMIT.json`, which names the attempt. Either way an attempt n
 left of one that was interrupted can do no harm.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -95,6 +96,7 @@ class Bucket:
 
     def __init__(self, place: Place, scratch: Path) -> None:
         self.place, self.scratch = place, scratch
+        self._mark = hashlib.sha256(place.url.encode()).hexdigest()[:12]  # others may use the scratch folder, too
 
     def __str__(self) -> str:
         return str(self.place)
@@ -104,11 +106,18 @@ class Bucket:
         return sorted(int(match[1]) for match in found if match)
 
     def begin(self, step: int, attempt: str) -> None:
+        """Room for an attempt's files on their way; what interrupted attempts left there goes, as large as it may be.
+
+        Every rank of a host calls this, at its own time: no other attempt at this place is being written then.
+        """
         disk.make_folder(self.scratch)
+        for path in self.scratch.glob(f".{self._mark}.*.partial"):
+            if not path.name.startswith(f".{self._mark}.{attempt}."):
+                disk.remove(path)
 
     def write(self, step: int, attempt: str, name: str, parts: Iterable[Any]) -> Written:
         """By way of a local file: a store takes large files in parts, and is asked afterwards what it has."""
-        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+        with tempfile.TemporaryDirectory(".partial", f".{self._mark}.{attempt}.", self.scratch) as folder:
             written = disk.write_file(Path(folder) / name, parts)
             self.place.put(Path(folder) / name, f"{name_of(step)}/{attempt}/{name}")
         return written

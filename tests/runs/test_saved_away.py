@@ -7,6 +7,7 @@ import pytest
 
 from pretrain import checkpoint
 from pretrain.places import Place
+from tests.runs.faults import bucket
 from tests.runs.store import Server
 from tests.runs.training import kill, log, losses, start, train, wait_for_step
 
@@ -30,6 +31,22 @@ def test_a_run_goes_on_from_its_bucket(sample_data: Path, server: Server, tmp_pa
     assert found is not None and same is not None
     weights, wanted = found.weights(), same.weights()
     assert all((weights[name] == value).all() for name, value in wanted.items())
+
+
+def _all_is_well(tally: bucket.Tally) -> None:
+    assert not tally.lost and not tally.wrong and not tally.left, tally
+
+
+def test_after_a_crash_at_any_request_the_older_or_the_newer_state_is_there(server: Server, tmp_path: Path) -> None:
+    _all_is_well(bucket.crash_points(f"s3://bucket/{tmp_path.name}/some", 4))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_after_a_crash_at_every_request_the_older_or_the_newer_state_is_there(server: Server, tmp_path: Path) -> None:
+    tally = bucket.crash_points(f"s3://bucket/{tmp_path.name}/every")
+    _all_is_well(tally)
+    assert tally.points >= 60
 
 
 @pytest.mark.slow
