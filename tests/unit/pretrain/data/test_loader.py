@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import logging
 from collections.abc import Callable
 from itertools import islice
@@ -61,6 +62,48 @@ def test_resume_continues_as_if_nothing_had_stopped(make_loader, workers):
         after = list(islice(make_loader(workers=2 - workers).steps(steps[stop].position), 11 - stop))
         assert [contents([step]) for step in after] == [contents([step]) for step in steps[stop + 1 :]]
         assert [step.position for step in after] == [step.position for step in steps[stop + 1 :]]
+
+
+MANY = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+EVERY_WORLD, EVERY_WORKERS = (1, 2, 3, 4, 8), (0, 1, 2, 3, 4)
+
+
+def course(make_loader, pieces: list[tuple[int, int, int, int]]) -> list[tuple]:
+    """(position after it, contents) of each step, over pieces of a run: (steps, ranks, micro-batches, workers) of each,
+    each piece with new loaders, from the position that the one before ended at."""
+    position, found = Position(), []
+    for count, world, accumulate, workers in pieces:
+        ranks = [
+            list(islice(make_loader(rank, world, accumulate, workers).steps(position), count)) for rank in range(world)
+        ]
+        for steps in zip(*ranks, strict=True):
+            assert len({json.dumps(step.position.to_json()) for step in steps}) == 1
+            found.append((steps[0].position, contents(list(steps))))
+        position = Position.from_json(json.loads(json.dumps(ranks[0][-1].position.to_json())))
+    return found
+
+
+@MANY
+def test_the_order_stays_when_ranks_and_workers_change_within_an_epoch(make_loader):
+    """Real workers, 0 to 4 of them, and 1, 2, 3, 4 and 8 ranks: two epochs in six pieces, against one reader."""
+    whole = course(make_loader, [(15, 1, 1, 0)])
+    assert (
+        course(make_loader, [(2, 1, 1, 4), (3, 8, 1, 0), (2, 2, 3, 3), (3, 4, 1, 1), (4, 3, 2, 2), (1, 1, 2, 4)])
+        == whole
+    )
+    assert len({key for _, step in whole for key, *_ in step.values()}) == 90
+
+
+@MANY
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", EVERY_WORKERS)
+@pytest.mark.parametrize("world", EVERY_WORLD)
+def test_the_order_is_one_for_any_ranks_and_workers(make_loader, world, workers):
+    whole = course(make_loader, [(9, 1, 1, 0)])
+    assert course(make_loader, [(9, world, 2, workers)]) == whole
+    for other, (ranks, readers) in enumerate(zip(EVERY_WORLD, reversed(EVERY_WORKERS), strict=True)):
+        stop = 2 + other
+        assert course(make_loader, [(stop, world, 1, workers), (9 - stop, ranks, 1, readers)]) == whole
 
 
 def test_micro_batches_may_be_empty(make_loader):
