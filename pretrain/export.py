@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
 
 import torch
@@ -25,7 +26,9 @@ from torch import Tensor, nn
 from pretrain import models
 from pretrain.checkpoint import Checkpoint, folder_of_run, latest, whole
 from pretrain.config import dump, validate
+from pretrain.data.cache import default_folder
 from pretrain.data.index import MANIFEST, Dataset
+from pretrain.data.loader import DataConfig
 from pretrain.embeddings import FORMAT
 from pretrain.encoders.bundle import Encoders
 from pretrain.evaluation.card import card
@@ -62,7 +65,7 @@ def export(
     found.load_model(model)
     strip(model)
     unnamed = Exported(model.eval(), encoders, UNNAMED, torch.device("cpu"))
-    seen = list(filter(unnamed.sees, training_samples(config.data.path)))
+    seen = list(filter(unnamed.sees, training_samples(config.data)))
     centres = mean_embeddings(unnamed, seen)
     staged = out.with_name(f".{out.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)  # what an interrupted export left
@@ -127,10 +130,14 @@ def _check_encoders(found: Checkpoint, encoders: Encoders) -> None:
         )
 
 
-def training_samples(data: str | Path) -> list[Sample]:
-    """Some CENTRED_ON training proteins, evenly of each group; none, with a warning, where the data is gone."""
+def training_samples(data: DataConfig) -> list[Sample]:
+    """Some CENTRED_ON training proteins, evenly of each group; none, with a warning, where the data is gone.
+
+    Of a store they are read through the run's cache (`data.cache`), or where that cannot be, as on another machine, and
+    with a warning, through the default one.
+    """
     try:
-        dataset = Dataset.open(data)
+        dataset = _through_a_cache(data)
         groups = dataset.groups("train")
     except ValueError as error:
         log.warning("no training proteins to centre embeddings on, so search compares them as they are: %s", error)
@@ -143,6 +150,18 @@ def training_samples(data: str | Path) -> list[Sample]:
         except CorruptSample as error:
             log.warning("embeddings are centred without a damaged sample: %s", error)
     return samples
+
+
+def _through_a_cache(data: DataConfig) -> Dataset:
+    if data.cache and "://" in data.path:
+        try:
+            Path(data.cache).mkdir(parents=True, exist_ok=True, mode=0o700)
+            with TemporaryFile(dir=data.cache):
+                pass
+        except OSError as error:
+            log.warning("data.cache, %s, cannot be used here, so %s is: %s", data.cache, default_folder(), error)
+            data = data.model_copy(update={"cache": None})
+    return data.open()
 
 
 def mean_embeddings(model: Exported, samples: Sequence[Sample]) -> dict[Modality, Tensor]:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -14,13 +15,19 @@ from safetensors.torch import load_file
 
 from pretrain import checkpoint
 from pretrain.checkpoint import disk
+from pretrain.data.loader import DataConfig
 from pretrain.evaluation.card import card
 from pretrain.evaluation.history import History
 from pretrain.export import chosen, export, mean_embeddings, training_samples
 from pretrain.inference import load
+from pretrain.places import Place
 from pretrain.sample import Function, Modality, Sample, Term
 from tests.unit.pretrain.conftest import VALIDATION
 from tests.unit.pretrain.data.conftest import protein, write
+
+
+def config_of(data, **settings) -> DataConfig:
+    return DataConfig.model_validate({"path": str(data), "plan": {"samples": 4}, **settings})
 
 
 def test_the_weights_are_the_checkpoints(trained_run, exported):
@@ -123,14 +130,34 @@ def test_centres_do_without_a_damaged_sample(tmp_path, caplog):
     data = bytearray(shard.read_bytes())
     data[700] ^= 1  # in the first sample
     shard.write_bytes(data)
-    assert [sample.key for sample in training_samples(tmp_path)] == ["P1", "P2", "P3", "P4"]
+    assert [sample.key for sample in training_samples(config_of(tmp_path))] == ["P1", "P2", "P3", "P4"]
     assert "centred without a damaged sample" in caplog.text and "P0" in caplog.text
 
 
 def test_without_its_data_a_model_is_not_centred(exported, tmp_path, caplog):
     assert json.loads((exported / "config.json").read_text())["centred_on"] == 0  # the fixture's has no shards
-    assert training_samples(tmp_path) == []
+    assert training_samples(config_of(tmp_path)) == []
     assert "compares them as they are" in caplog.text
+
+
+def test_a_data_set_on_a_store_is_read_through_the_cache_of_the_run(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("pretrain.export.default_folder", lambda: tmp_path / "default")
+    monkeypatch.setattr("pretrain.data.loader.default_folder", lambda: tmp_path / "default")
+    folder, place = tmp_path / "data", Place(f"memory://{uuid4().hex}/data")
+    write(folder, {"train": [protein(f"P{i}", Modality.SEQUENCE) for i in range(9)]}, partitions=2)
+    for path in folder.rglob("*.*"):
+        place.write(path.relative_to(folder).as_posix(), path.read_bytes())
+    wanted = [sample.key for sample in training_samples(config_of(folder))]
+    config = config_of(place, cache=str(tmp_path / "own"))
+    assert [sample.key for sample in training_samples(config)] == wanted and len(wanted) == 9
+    shards = {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.tar")}
+    assert shards <= {path.name for path in (tmp_path / "own").iterdir()} and not (tmp_path / "default").exists()
+    assert not caplog.text
+    (tmp_path / "file").write_text("")  # a folder that cannot be here
+    config = config_of(place, cache=str(tmp_path / "file" / "cache"))
+    assert [sample.key for sample in training_samples(config)] == wanted
+    assert shards <= {path.name for path in (tmp_path / "default").iterdir()}
+    assert f"data.cache, {tmp_path}/file/cache, cannot be used here, so {tmp_path}/default is" in caplog.text
 
 
 def test_bfloat16_halves_the_file(trained_run, exported, tmp_path):
