@@ -56,6 +56,9 @@ class Chronicle:
         for modality, encoder in identity["encoders"].items():
             journal.say(f"encoder {modality}: {encoder['kind']}, weights {encoder['weights']}")
             journal.say(f"features of {modality}: {parts.stored.notes[Modality(modality)]}")
+        if self.plan.truncated:
+            count = f"{'about ' if self.plan.estimated else ''}{self.plan.truncated:,}"
+            journal.say(f"{count} sequences are longer than the {self.plan.spec.sequence_max:,} residues that are seen")
         stored = [modality.value for modality in parts.stored.widths]
         if found:
             journal.record("resume", found.step, path=found.path.name, world=world, stored=stored)
@@ -63,6 +66,7 @@ class Chronicle:
             self._note(checkpoint=f"{found.step:,}")
         else:
             facts = {"groups": self.plan.sizes, "left_out": self.plan.left_out, "truncated": self.plan.truncated}
+            facts |= {"truncated_is_estimate": self.plan.estimated}
             journal.record("start", 0, world=world, identity=identity, stored=stored, **facts)
 
     def step(

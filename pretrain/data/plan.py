@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pretrain.config import Config
 from pretrain.data.draw import InputSpec
-from pretrain.data.index import Dataset, ShardIndex
+from pretrain.data.index import SOME, Dataset, ShardIndex
 from pretrain.data.order import Order, interleave
 from pretrain.sample import Facet, Modality
 
@@ -136,8 +136,8 @@ class Plan:
     """The steps of one split for one model. Pure: the same arguments and position give the same step anywhere.
 
     sizes: group → usable samples. left_out: group → samples with none of the model's modalities, or of weight 0.
-    truncated: samples whose sequence is longer than the encoder's maximum (their far end is not seen); of a large group
-    on a store an estimate, as its indices are not read ahead.
+    truncated: samples whose sequence is longer than the encoder's maximum (their far end is not seen). estimated:
+    whether that is an estimate, as of a large group on a store, whose indices are not all read ahead.
     """
 
     def __init__(self, dataset: Dataset, split: str, config: PlanConfig, seed: int, spec: InputSpec) -> None:
@@ -154,8 +154,11 @@ class Plan:
             raise ValueError(f"{dataset.place}: no sample of split {split!r} has any of {wants}, or all weights are 0")
         self.weights = {name: weights[name] for name in self.sizes}
         self.groups = {name: groups[name] for name in self.sizes}
-        seen = Modality.SEQUENCE in spec.modalities
-        self.truncated = sum(group.longer(spec.sequence_max) for group in self.groups.values()) if seen else 0
+        sequences = [
+            group for group in self.groups.values() if Modality.SEQUENCE in {*group.modalities} & {*spec.modalities}
+        ]
+        self.truncated = sum(group.longer(spec.sequence_max) for group in sequences)
+        self.estimated = any(group.lengths is None and len(group.shards) > SOME for group in sequences)
         self.epoch_group = config.epoch_group or max(self.sizes, key=self.sizes.__getitem__)
         if self.epoch_group not in self.sizes:
             raise ValueError(

@@ -61,6 +61,28 @@ def test_work_is_told_where_it_is_counted_and_its_share_where_the_device_is_know
     assert record["flops"] == 500_000_000_000 and record.get("mfu") == mfu
 
 
+@pytest.mark.parametrize(
+    ("truncated", "estimated", "says"),
+    [
+        (0, False, ""),
+        (1234, False, "\n1,234 sequences are longer than the 1,022 residues that are seen"),
+        (1234, True, "\nabout 1,234 sequences are longer than the 1,022 residues that are seen"),
+    ],
+)
+def test_an_estimate_is_told_as_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], truncated: int, estimated: bool, says: str
+) -> None:
+    spec = SimpleNamespace(sequence_max=1022)
+    plan: Any = SimpleNamespace(sizes={"a": 9}, left_out={}, truncated=truncated, estimated=estimated, spec=spec)
+    parts: Any = SimpleNamespace(identity={"encoders": {}}, stored=SimpleNamespace(widths={}))
+    with Journal(tmp_path) as journal:
+        Chronicle(RUN, plan, journal).begin(parts, None)
+    (record,) = records(tmp_path)
+    assert (record["truncated"], record["truncated_is_estimate"]) == (truncated, estimated)
+    said = capsys.readouterr().err
+    assert says in said and ("sequences" in said) == bool(truncated)
+
+
 def found(**clouds: Cloud) -> Validation:
     return Validation(1.5, {"a": 1.5}, {}, {}, {}, clouds, 64)
 

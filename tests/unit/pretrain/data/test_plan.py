@@ -4,12 +4,15 @@ import subprocess
 import sys
 from collections import Counter
 from itertools import islice
+from uuid import uuid4
 
 import pytest
 
 from pretrain.config import dump, validate
-from pretrain.data.index import Dataset
+from pretrain.data.cache import Cache
+from pretrain.data.index import SOME, Dataset
 from pretrain.data.plan import Entry, Plan, PlanConfig, Position, StepPlan
+from pretrain.places import Place
 from pretrain.sample import Modality
 
 
@@ -172,6 +175,26 @@ def test_truncated_counts_sequences_beyond_the_encoder(make_plan, dataset):
     long = sum(int((i.residues > 50).sum()) for group in dataset.groups("train").values() for i in group.some())
     assert long and make_plan(spec={"sequence_max": 50}).truncated == long
     assert make_plan(spec={"sequence_max": 50}, modalities=(Modality.STRUCTURE,)).truncated == 0
+
+
+@pytest.mark.parametrize(("shards", "estimated"), [(SOME, False), (SOME + 1, True)])
+def test_on_a_store_truncated_is_an_estimate_where_not_every_index_was_read(
+    tmp_path, write_dataset, make_protein, make_spec, shards, estimated
+):
+    proteins = [make_protein(f"P{i}", Modality.SEQUENCE, length=10 + i % 80) for i in range(15 * shards)]
+    proteins += [make_protein(f"F{i}", Modality.FUNCTION) for i in range(10 * shards)]
+    folder, place = write_dataset(tmp_path / "data", {"train": proteins}, shards), Place(f"memory://{uuid4().hex}/data")
+    for path in folder.rglob("*.*"):
+        place.write(path.relative_to(folder).as_posix(), path.read_bytes())
+    spec = make_spec(sequence_max=70)
+    local, remote = (
+        Plan(Dataset.open(where, Cache(tmp_path / "cache", 1 << 30)), "train", PlanConfig(samples=8), 0, spec)
+        for where in (folder, place)
+    )
+    assert [len(group.shards) for group in remote.groups.values()] == [shards, shards]
+    assert local.truncated == sum(len(each.sequence) > 70 for each in proteins if each.sequence) > 10
+    assert (local.estimated, remote.estimated) == (False, estimated)
+    assert abs(remote.truncated - local.truncated) <= (len(proteins) // 8 if estimated else 0)
 
 
 def test_epochs_are_cycles_of_one_group(make_plan):
