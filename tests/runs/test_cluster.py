@@ -110,7 +110,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(source, expected, tmp_path
     done = {path: path.stat().st_mtime_ns for path in work.glob("parse/*/done.json")}
     assert len(done) >= 10
     again: set[Path] = set()
-    with subprocess.Popen(command(source, tmp_path / "data", "--workers", "1"), env=QUIET) as process:
+    with subprocess.Popen(command(source, tmp_path / "data", "--workers", "0"), env=QUIET) as process:
         while process.poll() is None:
             again |= {path for path in done if path.exists() and path.stat().st_mtime_ns != done[path]}
             time.sleep(0.05)

@@ -83,9 +83,10 @@ def test_a_large_shard_goes_in_parts_and_is_read_back(server, tmp_path, monkeypa
     assert file.exists()
 
 
-def test_a_store_that_is_restarted_in_the_middle_costs_time_only(server, expected, tmp_path):
-    out = "s3://bucket/restarted"
-    command = [sys.executable, "-m", "cluster.cli", "prepare", SAMPLE, "--out", out, "--workers", "1"]
+@pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.slow)])
+def test_a_store_that_is_restarted_in_the_middle_costs_time_only(server, expected, tmp_path, workers):
+    out = f"s3://bucket/restarted{workers}"
+    command = [sys.executable, "-m", "cluster.cli", "prepare", SAMPLE, "--out", out, "--workers", workers]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + 120
         while not Place(out).find(".work/parse/*/done.json"):
@@ -132,5 +133,5 @@ def test_a_data_set_that_is_replaced_can_be_read_until_the_new_one_is_whole(serv
                 "join.max_structures=0"]), out, quiet=True)  # fmt: skip
     assert Place(out).read("manifest.json") == before
     assert not [each for each in validate(out, quiet=True).damage if not each.path.startswith(".work/")]
-    prepare(load(PrepareConfig, SAMPLE, ["workers=2", "overwrite=true"]), out, quiet=True)
+    prepare(load(PrepareConfig, SAMPLE, ["workers=0", "overwrite=true"]), out, quiet=True)
     assert_same(out, expected, tmp_path)
