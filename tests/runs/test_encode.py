@@ -11,7 +11,7 @@ from data_prep.validate import validate
 from pretrain import checkpoint
 from tests.runs.training import SMALL, finish, kill, log, losses, start, train, wait_for_step
 
-STORED = ("steps=20", "data.features=stored")
+STORED = ("steps=12", "data.features=stored")
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +38,10 @@ def began(out: Path) -> list[list[str]]:
 
 
 def test_losses_are_those_of_a_live_run_within_bfloat16(sample_data: Path, on_stored: Path, tmp_path: Path) -> None:
-    train(sample_data, tmp_path / "run", 2, "steps=20", "engine.stage=3")
+    train(sample_data, tmp_path / "run", 2, "steps=12", "engine.stage=3")
     assert began(tmp_path / "run") == [[]] and began(on_stored) == [["sequence", "structure", "function", "image"]]
     want, got = losses(tmp_path / "run"), losses(on_stored)
-    assert len(want) == 20 and want != got
+    assert len(want) == 12 and want != got
     for step, terms in want.items():
         assert got[step] == pytest.approx(terms, rel=2e-3), step
     held_out = [[r["losses"] for r in log(run) if r["event"] == "validation"] for run in (tmp_path / "run", on_stored)]
@@ -52,14 +52,14 @@ def test_losses_are_those_of_a_live_run_within_bfloat16(sample_data: Path, on_st
 
 def test_a_killed_run_on_other_ranks_resumes_on_stored_features(encoded: Path, on_stored: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    processes = start(encoded, out, 2, "steps=20", "engine.stage=3", "checkpoint.every=8")
-    wait_for_step(out, 10, processes)
+    processes = start(encoded, out, 2, "steps=12", "engine.stage=3", "checkpoint.every=5")
+    wait_for_step(out, 8, processes)
     kill(processes)
     found = checkpoint.latest(out / "checkpoints")
     assert found is not None and found.state["stored"] == ["sequence", "structure", "function", "image"]
-    train(encoded, out, 1, "steps=20", "engine.stage=3", "checkpoint.every=8")
+    train(encoded, out, 1, "steps=12", "engine.stage=3", "checkpoint.every=5")
     want, got = losses(on_stored), losses(out)
-    for step in range(1, 21):
+    for step in range(1, 13):
         assert got[step] == pytest.approx(want[step], rel=1e-3, abs=1e-6), step
 
 

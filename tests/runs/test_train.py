@@ -13,17 +13,19 @@ from pretrain.run import RunConfig
 from pretrain.setup import prepare
 from tests.runs.training import SMALL, finish, kill, log, losses, start, train, wait_for_step
 
+SHORT = ("steps=20", "checkpoint.every=5")
+
 
 @pytest.fixture(scope="module")
 def uninterrupted(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    train(sample_data, out, 2, "steps=40")
+    train(sample_data, out, 2, *SHORT)
     return out
 
 
 def _state(out: Path) -> dict[str, torch.Tensor]:
     found = checkpoint.latest(out / "checkpoints")
-    assert found is not None and found.step == 40
+    assert found is not None and found.step == 20
     return {
         f"{name}.{kind}": found.slice(checkpoint.Fragment(name, 0, torch.Size(entry["shape"]).numel()), kind)
         for name, entry in found.parameters.items()
@@ -33,12 +35,13 @@ def _state(out: Path) -> dict[str, torch.Tensor]:
 
 def test_a_killed_run_resumes_bitwise(sample_data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    processes = start(sample_data, out, 2, "steps=40", "data.workers=1")
-    wait_for_step(out, 27, processes)
+    processes = start(sample_data, out, 2, *SHORT, "data.workers=1")
+    wait_for_step(out, 12, processes)
     kill(processes)
-    train(sample_data, out, 2, "steps=40")
-    assert [record["step"] for record in log(out) if record["event"] == "resume"] == [20]
-    assert losses(out) == losses(uninterrupted) and len(losses(out)) == 40
+    train(sample_data, out, 2, *SHORT)
+    (resumed,) = [record["step"] for record in log(out) if record["event"] == "resume"]
+    assert resumed in (5, 10, 15)  # the newest that was written in time
+    assert losses(out) == losses(uninterrupted) and len(losses(out)) == 20
     want, got = _state(uninterrupted), _state(out)
     assert want.keys() == got.keys() and all(torch.equal(want[name], got[name]) for name in want)
     validations = [[r["losses"] for r in log(run) if r["event"] == "validation"][-1] for run in (uninterrupted, out)]
@@ -49,30 +52,30 @@ def test_sigterm_makes_a_checkpoint_and_another_number_of_ranks_goes_on(
     sample_data: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    processes = start(sample_data, out, 2, "steps=40")
-    wait_for_step(out, 5, processes)
+    processes = start(sample_data, out, 2, "steps=20")
+    wait_for_step(out, 3, processes)
     processes[1].send_signal(signal.SIGTERM)  # one rank is told, both stop at the same step
     finish(processes, out)
     (stopped,) = [record["step"] for record in log(out) if record["event"] == "stopped"]
-    assert 5 <= stopped < 20 and [path.name for path in checkpoint.committed(out / "checkpoints")] == [
+    assert 3 <= stopped < 20 and [path.name for path in checkpoint.committed(out / "checkpoints")] == [
         f"step-{stopped:08d}"
     ]
-    train(sample_data, out, 1, "steps=40")
+    train(sample_data, out, 1, "steps=20")
     want, got = losses(uninterrupted), losses(out)
-    for step in range(1, 41):  # other ranks sum in another order, and no more than that
+    for step in range(1, 21):  # other ranks sum in another order, and no more than that
         assert got[step] == pytest.approx(want[step], rel=1e-3, abs=1e-6), step
 
 
 def test_a_broken_newest_checkpoint_is_passed_over(sample_data: Path, uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(uninterrupted, out)
-    broken = out / "checkpoints" / "step-00000040" / "rank-00001.safetensors"
+    broken = out / "checkpoints" / "step-00000020" / "rank-00001.safetensors"
     data = bytearray(broken.read_bytes())
     data[-5] ^= 1
     broken.write_bytes(data)
-    train(sample_data, out, 2, "steps=40")
-    assert "step-00000040 is broken and passed over: rank-00001.safetensors" in out.with_suffix(".txt").read_text()
-    assert [record["step"] for record in log(out) if record["event"] == "resume"] == [20]
+    train(sample_data, out, 2, *SHORT)
+    assert "step-00000020 is broken and passed over: rank-00001.safetensors" in out.with_suffix(".txt").read_text()
+    assert [record["step"] for record in log(out) if record["event"] == "resume"] == [15]
     want, got = _state(uninterrupted), _state(out)
     assert all(torch.equal(want[name], got[name]) for name in want)
 
@@ -97,10 +100,10 @@ def test_a_run_is_not_resumed_with_another_model(sample_data: Path, uninterrupte
     out = tmp_path / "run"
     shutil.copytree(uninterrupted, out)
     before = {name: (out / name).read_text() for name in ("config.json", "log.jsonl")}
-    finish(start(sample_data, out, 1, "steps=50", "model.depth=2"), out, expect=2)
+    finish(start(sample_data, out, 1, "steps=30", "model.depth=2"), out, expect=2)
     assert "was trained with another model" in out.with_suffix(".txt").read_text()
     assert {name: (out / name).read_text() for name in before} == before
-    train(sample_data, out, 1, "steps=40")
+    train(sample_data, out, 1, "steps=20")
     assert "nothing is left to do" in out.with_suffix(".txt").read_text() and log(out)[-1]["event"] == "end"
 
 
