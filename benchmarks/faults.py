@@ -1,7 +1,7 @@
 """What training survives: crashes, power cuts and flipped bits, against plain `deepspeed.save_checkpoint`; real runs
 that are killed, stopped and given up.
 
-python benchmarks/faults.py [--quick] [--json FILE]
+python benchmarks/faults.py [--quick] [--kills N] [--json FILE]
 
 Shares are of states that load with the right values, or of damages that are found. A power cut loses all that was not
 fsynced (of the peer's, only what its last save wrote). Times are of real runs of two ranks: until a fault was noticed,
@@ -28,10 +28,10 @@ from tests.runs.faults import crash, damage, disks, kills, peer, silence
 PEER = "save_checkpoint"
 
 
-def claims(quick: bool) -> list[rows.Row]:
+def claims(quick: bool, kills: int) -> list[rows.Row]:
     logging.getLogger("pretrain.checkpoint").setLevel(logging.ERROR)  # each broken checkpoint would be named
     found = [*_crashes(40 if quick else 1000), *_damage(1 if quick else 8), *_refused(quick)]
-    return found if quick else [*found, *_runs(200)]
+    return found if quick else [*found, *_runs(kills)]
 
 
 def _crashes(count: int) -> list[rows.Row]:
@@ -99,9 +99,10 @@ def _runs(count: int) -> list[rows.Row]:
 
 
 def main() -> None:
-    chosen = rows.options(__doc__).parse_args()
-    began = time.perf_counter()
-    rows.report(claims(chosen.quick), chosen.json)
+    parser = rows.options(__doc__)
+    parser.add_argument("--kills", type=int, default=200, help="real runs that are killed (not with --quick)")
+    chosen, began = parser.parse_args(), time.perf_counter()
+    rows.report(claims(chosen.quick, chosen.kills), chosen.json)
     print(f"{time.perf_counter() - began:.0f} s")
 
 
