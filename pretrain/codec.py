@@ -34,7 +34,6 @@ from pretrain.member import (
 from pretrain.sample import FARTHEST, KEY, LONGEST, STEP, Function, Image, Sample, Structure, letter_codes
 
 T = TypeVar("T")
-NOTHING = (ABSENT, msgspec.Raw(b"[]"))
 FORMAT = 1
 BESIDE = ("mask", "letters", "confidence", "states", "pae")  # what a structure may have beside its coordinates
 KNOWN, UNKNOWN = frozenset(each.name for each in fields(About)), About()
@@ -103,7 +102,7 @@ def _decode(key: str, members: Mapping[str, bytes], header: Header, tensors: Ten
     if not header.about.keys() <= KNOWN:
         raise CorruptSample(f"{key}: {', '.join(sorted(header.about.keys() - KNOWN))} is not known about a protein")
     about = _made(About, **header.about) if header.about else UNKNOWN  # the class has the defaults
-    if not (sequence or structures or images or any(each not in NOTHING for each in known)):
+    if not (sequence or structures or images or any(bytes(each).strip(b"[] \t\r\n") for each in known)):
         raise CorruptSample(f"{key} has no modality")
     parts = {"sequence": sequence, "structures": structures, "function": function, "images": images}
     return _made(Sample, key=key, about=about, **parts)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pretrain import models
 from pretrain.checkpoint import Checkpoint, folder_of_run, latest, whole
+from pretrain.codec import whole as whole_sample
 from pretrain.config import dump, validate
 from pretrain.data.cache import default_folder
 from pretrain.data.index import MANIFEST, Dataset
@@ -146,7 +147,7 @@ def training_samples(data: DataConfig) -> list[Sample]:
     samples = []
     for name, i in ((name, i) for name, group in groups.items() for i in range(0, len(group), stride)):
         try:
-            samples.append(dataset.read("train", name, i))
+            samples.append(whole_sample(dataset.read("train", name, i)))
         except CorruptSample as error:
             log.warning("embeddings are centred without a damaged sample: %s", error)
     return samples

@@ -87,8 +87,10 @@ def begin(
     return engine, Position.from_json(found.state["position"]) if found else Position()
 
 
-def newest(folder: Folder) -> checkpoint.Checkpoint | None:
+def newest(folder: Folder, good: bool = False) -> checkpoint.Checkpoint | None:
     """The newest checkpoint that is whole, on every rank; broken ones are named and passed over. Collective.
+
+    good: those that a stop made within a row of bad steps are removed and passed over, too.
 
     Hashes are verified once for each disk: by the first rank where all share one, by the first of each host where it is
     fetched from a store.
@@ -99,6 +101,10 @@ def newest(folder: Folder) -> checkpoint.Checkpoint | None:
     steps: Any = distributed.gather_objects(found)[0]
     for step in reversed(steps):
         whole = distributed.together(lambda step=step: not mine or checkpoint.whole(folder, step) is not None)
-        if all(distributed.gather_objects(whole)):
-            return distributed.together(lambda step=step: checkpoint.Checkpoint.read(folder.local(step)))
+        if not all(distributed.gather_objects(whole)):
+            continue
+        read = distributed.together(lambda step=step: checkpoint.Checkpoint.read(folder.local(step)))
+        if not good or not read.state.get("guard", {}).get("bad"):
+            return read
+        distributed.together(lambda step=step: folder.remove(step) if distributed.rank() == 0 else None)
     return None

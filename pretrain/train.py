@@ -69,7 +69,7 @@ def train(run: RunConfig) -> None:
                 break
             writer.settle()
             engine.close()
-            found = newest(folder)
+            found = newest(folder, good=True)
             guard = _back(guard, found, journal)
 
 
@@ -184,7 +184,10 @@ def _back(guard: Guard, found: checkpoint.Checkpoint | None, journal: Journal) -
 
 
 def _save(s: _Sitting, position: Position) -> None:
-    """Begin a checkpoint; it is written while training goes on."""
+    """Begin a checkpoint; it is written while training goes on.
+
+    One within a row of bad steps, as a stop asks for, is no place to go back to, and displaces none that is.
+    """
     s.watch.phase("save", position.step)
     what = {
         "position": position.to_json(),
@@ -194,7 +197,7 @@ def _save(s: _Sitting, position: Position) -> None:
         "guard": s.guard.state(position.step),
         "best": s.best.state(),
     }
-    s.chronicle.saved(s.writer.save(s.engine, position.step, what, s.best.step))
+    s.chronicle.saved(s.writer.save(s.engine, position.step, what, s.best.step, displaces=not s.guard.bad))
     s.guard.saved()
 
 

@@ -32,7 +32,8 @@ STACK = 4000  # characters of a stack that are shown
 class WatchConfig(Config):
     """silent: seconds without a beat after which a rank is named. stuck: seconds that a rank may take for its data
     while others wait for it. give_up: seconds of silence after which the run ends, so that it can be started anew
-    without the lost host; 0: never, it waits until the collective's own timeout.
+    without the lost host; 0: never, it waits until the collective's own timeout. A rank that was never heard is not
+    given up: where datagrams do not pass, all are silent and well.
     """
 
     silent: float = Field(default=15.0, gt=BEAT)
@@ -42,12 +43,17 @@ class WatchConfig(Config):
 
 @dataclass
 class _Rank:
-    """What is known of a rank: its last beat, and when something was heard of it or changed (this process's clock)."""
+    """What is known of a rank: its last beat, and when something was heard of it or changed (this process's clock).
+
+    met: whether it was ever heard. silent, stuck: whether it was named for that.
+    """
 
     beat: dict[str, Any]
     heard: float
     changed: float
-    named: bool = False
+    met: bool = False
+    silent: bool = False
+    stuck: bool = False
 
 
 class Watch:
@@ -119,23 +125,26 @@ class Watch:
             self._socket.sendto(json.dumps(beat).encode(), address)
 
     def _hear(self, beat: dict[str, Any], now: float) -> None:
-        known = self._ranks.setdefault(int(beat["rank"]), _Rank(beat, now, now))
-        if known.named and now - known.heard >= self.config.silent:
-            self._tell(f"rank {beat['rank']} is back after {now - known.heard:.0f} s", {"rank": beat["rank"]})
-            known.named = False
+        rank = int(beat["rank"])
+        known = self._ranks.setdefault(rank, _Rank(beat, now, now))
+        if known.silent:
+            self._say(rank, f"rank {rank} is back after {now - known.heard:.0f} s", {"rank": rank})
         if (beat["phase"], beat["step"]) != (known.beat["phase"], known.beat["step"]):
-            known.changed, known.named = now, False
-        known.beat, known.heard = beat, now
+            known.changed, known.stuck = now, False
+        known.beat, known.heard, known.met, known.silent = beat, now, True, False
 
     def _look(self, now: float) -> None:
         """Name who is silent or stuck; end the run where one is given up."""
         for rank, known in sorted(self._ranks.items()):
             silence, unchanged = now - known.heard, now - known.changed
-            if silence >= self.config.silent and not known.named:
-                self._name(known, f"has not been heard of for {silence:.0f} s")
-            elif self._alone(known) and unchanged >= self.config.stuck and not known.named:
+            if silence >= self.config.silent and not known.silent:
+                known.silent = True
+                never = "" if known.met else ", nor ever before; datagrams between hosts may be blocked"
+                self._name(known, f"has not been heard of for {silence:.0f} s{never}")
+            elif self._alone(known) and unchanged >= self.config.stuck and not known.stuck:
+                known.stuck = True
                 self._name(known, f"has kept the others waiting for its data for {unchanged:.0f} s")
-            if self.config.give_up and silence >= self.config.give_up:
+            if self.config.give_up and silence >= self.config.give_up and known.met:
                 self._say(rank, f"rank {rank} is given up after {silence:.0f} s of silence; start the run again", {})
                 os._exit(LOST)
 
@@ -145,7 +154,8 @@ class Watch:
 
     def _name(self, known: _Rank, what: str) -> None:
         """In a thread where there is a stack to read: it takes seconds, in which this rank must not fall silent."""
-        known.named = True
+        if not self._speaks(int(known.beat["rank"])):
+            return
         if known.beat["host"] == socket.gethostname():
             threading.Thread(target=self._describe, args=(known.beat, what), daemon=True).start()
         else:
@@ -160,9 +170,12 @@ class Watch:
         self._say(int(beat["rank"]), text, facts)
 
     def _say(self, rank: int, text: str, facts: dict[str, Any]) -> None:
-        """The first rank speaks of the others; of the first, the second one does."""
-        if distributed.rank() == (1 if rank == 0 else 0):
+        if self._speaks(rank):
             self._tell(text, facts)
+
+    def _speaks(self, rank: int) -> bool:
+        """The first rank speaks of the others; of the first, the second one does."""
+        return distributed.rank() == (1 if rank == 0 else 0)
 
 
 def _stack(pid: int) -> str:

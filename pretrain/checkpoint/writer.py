@@ -9,8 +9,10 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -80,9 +82,11 @@ class Writer:
         self._failures = 0
         self._step = 0
 
-    def save(self, engine: Engine, step: int, state: dict[str, Any], best: int | None = None) -> float:
+    def save(
+        self, engine: Engine, step: int, state: dict[str, Any], best: int | None = None, displaces: bool = True
+    ) -> float:
         """Copy the engine's state and begin to write it; returns the seconds that this took. best: the step whose
-        checkpoint `keep_best` keeps.
+        checkpoint `keep_best` keeps. displaces: whether older ones may go for it.
 
         An earlier checkpoint is finished first. Raises Everywhere as `settle` does.
         """
@@ -95,7 +99,8 @@ class Writer:
         self._written = self._threads.submit(self._write, snapshot, attempt)
         if distributed.rank() == 0:
             blocked = time.perf_counter() - began
-            self._commit = self._threads.submit(self._finish, snapshot, attempt, best, began, blocked)
+            let_go = partial(retain, self.folder, step, self.config, best) if displaces else None
+            self._commit = self._threads.submit(self._finish, snapshot, attempt, let_go, began, blocked)
         if not self.config.background:
             self.settle()
         return time.perf_counter() - began
@@ -158,7 +163,9 @@ class Writer:
             self._given_up.set()
             raise
 
-    def _finish(self, snapshot: Snapshot, attempt: str, best: int | None, began: float, blocked: float) -> Saved:
+    def _finish(
+        self, snapshot: Snapshot, attempt: str, let_go: Callable[[], None] | None, began: float, blocked: float
+    ) -> Saved:
         """Wait for every rank's table, join them, commit, let go of old ones."""
         step = snapshot.step
         self.folder.begin(step, attempt)
@@ -180,7 +187,8 @@ class Writer:
         files[ABOUT] = self.folder.write(step, attempt, ABOUT, [json.dumps(about, indent=1).encode()])
         self.folder.commit(step, attempt, files)
         try:
-            retain(self.folder, step, self.config, best)
+            if let_go:
+                let_go()
         except OSError as error:  # this checkpoint stands none the less
             log.warning("%s: an old checkpoint could not be removed: %s", self.folder, error)
         return Saved(step, name_of(step), round(time.perf_counter() - began, 3), round(blocked, 4))

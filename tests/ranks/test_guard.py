@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +167,33 @@ def _runs(data: str, folder: str) -> list[str]:
         assert all(count <= 1 for count in tries.values()), tries  # what is left out is not even tried
     dist.destroy_process_group()
     return said
+
+
+def _stopped(data: str, out: str) -> None:
+    """A run whose steps 6 to 8 are bad, told to stop at the second of them, and started again."""
+    real, order = Engine.step, signal.getsignal(signal.SIGTERM)
+    for told in (True, False):
+
+        def step(self: Engine, batches: Any, *given: Any, told: bool = told) -> Any:
+            number = batches[0].step + 1
+            if told and number == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(self, batches, *given[:2], (lambda _: False) if number in (6, 7, 8) else given[2])  # type: ignore[call-arg]
+
+        Engine.step = step  # type: ignore[method-assign]
+        settings = [*SMALL, f"data.path={data}", f"out={out}", "steps=10", "checkpoint.every=5", "checkpoint.keep=1"]
+        train(load(RunConfig, "amma/tiny.toml", [*settings, "validation.every=99"]))
+    signal.signal(signal.SIGTERM, order)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_stop_among_bad_steps_is_no_place_to_go_back_to(sample_data: Path, tmp_path: Path) -> None:
+    run(_stopped, 1, str(sample_data), str(tmp_path))
+    events = [(r["event"], r["step"]) for r in log(tmp_path) if r["event"] in ("stopped", "resume", "rewind", "end")]
+    assert events == [("stopped", 7), ("resume", 7), ("rewind", 5), ("end", 10)]
+    assert [path.name for path in checkpoint.committed(tmp_path / "checkpoints")] == ["step-00000010"]
 
 
 @pytest.mark.slow

@@ -96,6 +96,29 @@ def test_a_rank_that_stays_silent_is_given_up(first: Watch, told: Told, monkeypa
     assert codes == [LOST]
 
 
+def test_a_rank_that_was_never_heard_is_named_and_not_given_up(
+    first: Watch, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where datagrams do not pass, all ranks are silent, and the run is well."""
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    first._ranks[1] = watch._Rank(_beat(), 100.0, 100.0)
+    for second in range(100, 2000, 5):
+        first._look(float(second))
+    ((text, _),) = told
+    assert "has not been heard of for 15 s, nor ever before; datagrams between hosts may be blocked" in text
+    assert not codes
+
+
+def test_a_rank_that_was_stuck_is_named_again_when_it_falls_silent(first: Watch, told: Told) -> None:
+    for second in range(100, 222):
+        first._hear(_beat(phase="data"), float(second))
+        first._look(float(second))
+    first._look(240.0)
+    assert ["data for" in text for text, _ in told] == [True, False]
+    assert "has not been heard of for 19 s" in told[1][0]
+
+
 def test_the_stack_is_of_the_process_and_absent_where_it_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
