@@ -186,7 +186,6 @@ def test_a_second_signal_kills_what_does_not_end(tmp_path: Path) -> None:
     assert len(below) == 3 and not alive
 
 
-@pytest.mark.usefixtures("cpu")
 @pytest.mark.parametrize(
     ("code", "says"),
     [
@@ -200,6 +199,7 @@ def test_an_exit_code_in_words(code: int, says: str) -> None:
     assert launch.ending(code) == says
 
 
+@pytest.mark.usefixtures("cpu")
 @pytest.mark.parametrize(("end", "code"), [("sys.exit(2)", 2), ("os.kill(os.getpid(), 9)", 247)])
 def test_the_launcher_adds_nothing_to_what_a_rank_says(
     tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch, end: str, code: int
@@ -214,6 +214,7 @@ def test_the_launcher_adds_nothing_to_what_a_rank_says(
     assert (tmp_path / "said").read_text() == "error: no such thing\n"
 
 
+@pytest.mark.usefixtures("cpu")
 def test_deepspeeds_launcher_takes_the_command(tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real launcher, on a module that only says where it is."""
     module = tmp_path / "where.py"
