@@ -24,6 +24,7 @@ from pretrain.config import Config, find
 from pretrain.distributed import free_port
 
 MODULE = "pretrain.train"
+AT_ONCE = 128 + signal.SIGINT  # how shells call the end by Ctrl-C: `run` was signalled twice
 ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=4"  # without it pdsh waits for ever for a host that was lost
 
 
@@ -66,7 +67,7 @@ def command(place: Place, config: str | Path, overrides: Sequence[str] = ()) -> 
 
 
 def run(command: Command, **popen: object) -> int:
-    """Run to the end; returns the exit code, 128 + n for a death by signal n.
+    """Run to the end; returns the exit code, 128 + n for a death by signal n, and AT_ONCE where we killed.
 
     The first SIGTERM or SIGINT goes to the ranks, all of them at once, which write a checkpoint and end; through the
     launcher they would get it one after the other, with 30 s each. The second kills.
@@ -87,12 +88,16 @@ def run(command: Command, **popen: object) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if len(received) > 1 and code == -signal.SIGKILL:
+        return AT_ONCE
     return code if code >= 0 else 128 - code
 
 
 def ending(code: int) -> str:
     """An exit code of `run`, other than 0, in words. DeepSpeed's launcher makes 256 − n of a rank's death by signal n,
     and its own is 128 + n."""
+    if code == AT_ONCE:
+        return f"exit code {code}: ended at once, as asked; the last checkpoint stands"
     who, number = ("a rank", 256 - code) if 192 < code < 255 else ("the launcher", code - 128)
     try:
         name = signal.Signals(number).name

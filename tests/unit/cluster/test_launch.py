@@ -181,7 +181,7 @@ def test_a_second_signal_kills_what_does_not_end(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     wait(lambda: all("15" in note.read_text() for note in notes))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 128 + signal.SIGKILL
+    assert process.wait(30) == launch.AT_ONCE
     _, alive = psutil.wait_procs(below, timeout=10)
     assert len(below) == 3 and not alive
 
@@ -190,6 +190,7 @@ def test_a_second_signal_kills_what_does_not_end(tmp_path: Path) -> None:
     ("code", "says"),
     [
         (1, "exit code 1; what was wrong is above"),
+        (launch.AT_ONCE, "exit code 130: ended at once, as asked; the last checkpoint stands"),
         (137, "exit code 137: the launcher was ended by SIGKILL, as the system does where memory runs out"),
         (245, "exit code 245: a rank was ended by SIGSEGV"),
         (255, "exit code 255; what was wrong is above"),  # as ssh ends where it cannot connect
