@@ -10,6 +10,7 @@ left of one that was interrupted can do no harm.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -106,7 +107,7 @@ class Bucket:
         return sorted(int(match[1]) for match in found if match)
 
     def begin(self, step: int, attempt: str) -> None:
-        """Room for an attempt's files on their way; what interrupted attempts left there goes, as large as it may be.
+        """Room for an attempt's files on their way; what was interrupted there, however large, goes.
 
         Every rank of a host calls this, at its own time: no other attempt at this place is being written then.
         """
@@ -155,20 +156,28 @@ class Bucket:
 
     def fetch(self, step: int) -> None:
         """Bring it into the scratch folder, where no other is kept; what is there of it and whole is not fetched again.
-        Whether it came whole, `verify` tells."""
+        Whether it came whole, `verify` tells.
+
+        Hosts that share a disk fetch into the same folder at the same time: a file comes under a name of its own and is
+        renamed, so that a reader sees it whole or not at all.
+        """
         target = self.local(step)
         for other in self.scratch.glob("step-*"):
             if other != target:
                 disk.remove(other)
         disk.make_folder(target)
         commit = self.place.read(f"{name_of(step)}/{COMMIT}")
-        (target / COMMIT).write_bytes(commit)
-        for name, entry in committed_files(commit).items():
-            if (target / name).is_file() and disk.hashed(target / name) == entry["sha256"]:
-                continue
-            source = self.place.open(f"{name_of(step)}/{json.loads(commit)['attempt']}/{name}")
-            with source, (target / name).open("wb") as file:
-                shutil.copyfileobj(source, file, disk.CHUNK)
+        with tempfile.TemporaryDirectory(".partial", f".{self._mark}.fetched.", self.scratch) as folder:
+            own = Path(folder)
+            (own / COMMIT).write_bytes(commit)
+            os.replace(own / COMMIT, target / COMMIT)
+            for name, entry in committed_files(commit).items():
+                if (target / name).is_file() and disk.hashed(target / name) == entry["sha256"]:
+                    continue
+                source = self.place.open(f"{name_of(step)}/{json.loads(commit)['attempt']}/{name}")
+                with source, (own / name).open("wb") as file:
+                    shutil.copyfileobj(source, file, disk.CHUNK)
+                os.replace(own / name, target / name)
 
     def local(self, step: int) -> Path:
         return self.scratch / name_of(step)

@@ -1,5 +1,6 @@
 """Which checkpoints stay, and what a failed one leaves. Sharding, resuming and verification: tests/ranks."""
 
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.checkpoint import CheckpointConfig, Saved, Writer, committed, disk, folder_of, latest, save
+from pretrain.checkpoint import CheckpointConfig, Saved, Writer, committed, disk, folder_of, latest, save, verify
 from pretrain.checkpoint.folders import Bucket
 from pretrain.distributed import Everywhere
 from pretrain.places import Place
@@ -171,3 +172,22 @@ class TestBucket:
         bucket.place.write(name, bytes(data))
         found = latest(bucket)
         assert found is not None and found.step == 1 and "does not match its committed SHA-256" in caplog.text
+
+    def test_hosts_that_share_a_disk_fetch_into_one_folder(self, bucket: Bucket, engine: Any) -> None:
+        self._save(bucket, engine, 1)
+        other, seen = Bucket(bucket.place, bucket.scratch), list[list[str]]()
+
+        class Slow(io.BytesIO):
+            def read(self, size: int | None = -1) -> bytes:
+                seen.append(verify(other.local(1)))  # what the other reads while this one's file is on its way
+                return super().read(size)
+
+        class Meanwhile(Place):
+            def open(self, name: str) -> Any:
+                other.fetch(1)
+                return Slow(self.read(name))
+
+        mine = Bucket(Meanwhile(bucket.place.url), bucket.scratch)
+        mine.fetch(1)
+        assert seen and not any(seen) and not verify(mine.local(1))
+        assert [path.name for path in bucket.scratch.iterdir()] == ["step-00000001"]
