@@ -7,6 +7,7 @@ a file that is no longer replaced is a run that has died.
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import socket
 import threading
@@ -19,6 +20,7 @@ import psutil
 STATE, LOCK = "state.json", ".lock"
 BEAT = 5.0  # seconds
 SILENT = 60.0  # seconds without a beat after which a process on another machine is taken for dead
+log = logging.getLogger(__name__)
 
 
 class Heartbeat:
@@ -53,14 +55,22 @@ def claim(folder: Path) -> Any:
     """The run's folder for this process alone, until it ends or lets go of what is returned.
 
     Raises ValueError, naming who has it, where another process trains there. The lock is the system's and ends with
-    the process, whatever ends it; of a process on another machine, which may not see locks, beats are waited for.
+    the process, whatever ends it; of a process on another machine, which may not see locks, beats are waited for. A
+    file system without locks (NFS without lockd, Lustre without flock) leaves only the beats.
     """
     file = (folder / LOCK).open("a")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: forked workers do not hold it
-        taken = _beats(folder)
-    except OSError:
+        taken = _beats(folder, locks=True)
+    except (BlockingIOError, PermissionError):  # EAGAIN or EACCES, as the system likes: another process holds it
         taken = True
+    except OSError as error:
+        log.warning(
+            "%s cannot be locked (%s): of two runs that start in it at the same moment neither may see the other",
+            folder,
+            error.strerror,
+        )
+        taken = _beats(folder, locks=False)
     if not taken:
         return file
     file.close()
@@ -70,17 +80,24 @@ def claim(folder: Path) -> Any:
     raise ValueError(f"{folder} is in use{who}: wait for that run, end it, or give another `out`")
 
 
-def _beats(folder: Path) -> bool:
-    """Whether another machine's process goes on beating; one of this machine would hold the lock."""
-    if not alive(folder) or (state := _state(folder)).get("machine") == _machine():
+def _beats(folder: Path, locks: bool) -> bool:
+    """Whether the process that wrote into the folder is still at it: one of another machine, or of this without locks.
+
+    Another machine's clock may be off by any amount, so two of its own readings are compared, a few beats apart.
+    """
+    state = _state(folder)
+    if state.get("ended", True):
         return False
+    if state.get("machine") == _machine():
+        return not locks and alive(folder)  # it would hold the lock
     time.sleep(3 * BEAT)
     return _state(folder).get("time") != state.get("time")
 
 
 def _state(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        return json.loads((folder / STATE).read_text())
+        state = json.loads((folder / STATE).read_text())
+        return state if isinstance(state, dict) else {}
     return {}
 
 

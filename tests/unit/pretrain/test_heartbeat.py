@@ -1,5 +1,6 @@
 """Whether a run's process lives, told from a file: also of one that is gone, elsewhere, or that took its number."""
 
+import errno
 import json
 import os
 import subprocess
@@ -91,7 +92,13 @@ def test_a_folder_is_for_one_process(tmp_path: Path) -> None:
     assert told.returncode == 0, told.stderr
 
 
-def test_a_process_of_another_machine_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("skew", [0, 3600])
+def test_a_process_of_another_machine_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew: float
+) -> None:
+    """Whatever its clock says."""
+    now = time.time
+    monkeypatch.setattr("pretrain.heartbeat.time.time", lambda: now() - skew)
     monkeypatch.setattr("pretrain.heartbeat.BEAT", 0.2)
     heart = Heartbeat(tmp_path)
     monkeypatch.setattr("pretrain.heartbeat._machine", lambda: ["elsewhere", "1"])
@@ -100,3 +107,42 @@ def test_a_process_of_another_machine_is_waited_for(tmp_path: Path, monkeypatch:
     heart._ended.set()  # it dies, and cannot say so
     heart._thread.join()
     claim(tmp_path).close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_the_beats_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    _refuse(monkeypatch, code)
+    claim(tmp_path).close()
+    assert "cannot be locked" in caplog.text and os.strerror(code) in caplog.text
+    heart = Heartbeat(tmp_path)
+    with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on"):
+        claim(tmp_path)
+    heart.close()
+    claim(tmp_path).close()
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EAGAIN])
+def test_a_lock_that_another_holds_is_told_by_two_codes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    _refuse(monkeypatch, code)
+    with pytest.raises(ValueError, match="is in use: wait"):
+        claim(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"pid": ', '{"ended": false}'])
+def test_a_torn_file_claims_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("pretrain.heartbeat.BEAT", 0.01)
+    (tmp_path / STATE).write_text(text)
+    claim(tmp_path).close()
+
+
+def _refuse(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Locking fails as a file system makes it fail."""
+
+    def refused(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("pretrain.heartbeat.fcntl.lockf", refused)
