@@ -82,21 +82,23 @@ def convert(
     if weights:
         to.consolidate(found, Path(out), dtype or "fp32")
     else:
-        to.reshard(found, folder_of(out), ranks or 1)
+        to.reshard(found, folder_of(out, _scratch()), ranks or 1)
     print(out)
 
 
 def _find(place: str):
-    """(the folder, its steps). Raises ValueError where there is no checkpoint."""
+    """(the folder, its steps). Raises ValueError where there is no checkpoint, and for one whose name is of another."""
     from pretrain.checkpoint import Checkpoint, Disk, folder_of, folder_of_run
 
     path = Path(place)
     if "://" in place:
-        scratch = tempfile.mkdtemp(prefix="fourfold-")
-        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        folder = folder_of(place, Path(scratch))
+        folder = folder_of(place, _scratch())
     elif (path / "checkpoint.json").is_file():
-        return Disk(path.resolve().parent), [Checkpoint.read(path).step]
+        one, step = path.resolve(), Checkpoint.read(path).step
+        folder = Disk(one.parent)
+        if folder.local(step) != one:
+            raise ValueError(f"{place} holds the checkpoint of step {step}: rename it to {folder.local(step).name}")
+        return folder, [step]
     elif (path / "config.json").is_file() or (path / "checkpoints").is_dir():
         folder = folder_of_run(path)
     else:
@@ -105,3 +107,10 @@ def _find(place: str):
     if not steps:
         raise ValueError(f"no checkpoint in {folder}; give a run, its folder of checkpoints, or one of them")
     return folder, steps
+
+
+def _scratch() -> Path:
+    """A folder of this command's own, for files on their way to a bucket or from it."""
+    scratch = tempfile.mkdtemp(prefix="fourfold-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return Path(scratch)

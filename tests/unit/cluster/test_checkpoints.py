@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cluster import cli
 from pretrain import checkpoint
+from pretrain.checkpoint.folders import Bucket
 from tests.unit.pretrain.conftest import trained_run as trained_run
 
 
@@ -54,6 +55,39 @@ def test_another_number_of_ranks_and_plain_weights(trained_run: Path, tmp_path: 
     assert code == 0 and {v.dtype for n, v in load_file(tmp_path / "half.safetensors").items() if n in weights} == {
         torch.bfloat16
     }
+
+
+@pytest.mark.parametrize("words", [("ls",), ("verify",), ("convert", "{out}", "--weights")])
+def test_a_checkpoint_under_another_name_is_not_taken_for_the_one_beside_it(
+    trained_run: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    verb, *rest = (word.format(out=tmp_path / "w.safetensors") for word in words)
+    folder = Path(shutil.copytree(trained_run / "checkpoints", tmp_path / "run"))
+    shutil.copytree(folder / "step-00000007", folder / "copied")
+    code, said = _fourfold(verb, str(folder / "copied"), *rest)
+    assert code == 1 and "holds the checkpoint of step 7: rename it to step-00000007" in said, said
+    assert not (tmp_path / "w.safetensors").exists()
+    (folder / "newest").symlink_to("step-00000007")
+    code, said = _fourfold(verb, str(folder / "newest"), *rest)
+    assert code == 0, said
+
+
+def test_conversions_into_a_bucket_do_not_share_a_folder(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, begin = list[Path](), Bucket.begin
+
+    def noting(bucket: Bucket, step: int, attempt: str) -> None:
+        used.append(bucket.scratch)
+        begin(bucket, step, attempt)
+
+    monkeypatch.setattr(Bucket, "begin", noting)
+    for number in range(2):
+        out = f"memory://{tmp_path.name}/{number}"
+        code, said = _fourfold("convert", str(trained_run), out, "--ranks", "2")
+        assert code == 0, said
+        assert _fourfold("verify", out) == (0, f"{7:>10}  whole\n")
+    assert len(set(used)) == 2
 
 
 @pytest.mark.parametrize(
