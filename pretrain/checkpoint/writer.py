@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pretrain import distributed
 from pretrain.checkpoint.content import ABOUT, BUFFERS, rank_file
@@ -26,6 +26,7 @@ from pretrain.checkpoint.folders import FORMAT, Folder, folder_of, name_of
 from pretrain.checkpoint.snapshot import Camera, Snapshot, file_of
 from pretrain.config import Config
 from pretrain.engine import Engine
+from pretrain.places import Place
 
 log = logging.getLogger(__name__)
 POLL = 0.05  # seconds between two looks for the other ranks' tables; each pause is half as long again, up to a second
@@ -35,8 +36,9 @@ class CheckpointConfig(Config):
     """every: steps between checkpoints. keep: how many of the newest stay; each `keep_every`-th step stays for good.
 
     keep_best: the one with the lowest validation loss stays, too. folder: where they lie, also `s3://…`; `checkpoints`
-    below the run's `out` by default. background: write while training goes on. failures: checkpoints in a row that may
-    fail (a full disk, a store that is away) before the run ends.
+    below the run's `out` by default; a relative path is made absolute, as whoever reads `config.json` later may be
+    elsewhere. background: write while training goes on. failures: checkpoints in a row that may fail (a full disk, a
+    store that is away) before the run ends.
     """
 
     every: int = Field(default=500, ge=1)
@@ -46,6 +48,11 @@ class CheckpointConfig(Config):
     folder: str | None = None
     background: bool = True
     failures: int = Field(default=3, ge=1)
+
+    @field_validator("folder")
+    @classmethod
+    def _absolute(cls, folder: str | None) -> str | None:
+        return folder and Place(folder).url
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """What follows from a run's configuration, and what of it must stay."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint import Checkpoint, folder_of_run
 from pretrain.config import dump, load, validate
 from pretrain.run import RunConfig, check_identity
 
@@ -13,6 +14,18 @@ def test_only_the_models_modalities_are_encoded() -> None:
     run = load(RunConfig, "amma/tiny.toml", ["model.modalities=['sequence','image']"])
     assert run.frozen.structure is None and run.frozen.function is None
     assert run.frozen.sequence == run.encoders.sequence and run.frozen.image == run.encoders.image
+    assert validate(RunConfig, dump(run), "dumped") == run
+
+
+@pytest.mark.parametrize("folder", ["kept", "s3://bucket/kept", "file:///data/kept", "/data/kept"])
+def test_checkpoints_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = load(RunConfig, "amma/tiny.toml", [f"checkpoint.folder={folder}"])
+    assert run.checkpoints == (str(tmp_path / "kept") if folder == "kept" else folder)
+    Path("config.json").write_text(json.dumps(dump(run)))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert str(folder_of_run(tmp_path)) == str(run.checkpoints).removeprefix("file://")
     assert validate(RunConfig, dump(run), "dumped") == run
 
 
