@@ -35,7 +35,6 @@ from pretrain.sample import FARTHEST, KEY, LONGEST, STEP, Function, Image, Sampl
 
 T = TypeVar("T")
 FORMAT = 1
-BESIDE = ("mask", "letters", "confidence", "states", "pae")  # what a structure may have beside its coordinates
 KNOWN, UNKNOWN = frozenset(each.name for each in fields(About)), About()
 
 
@@ -93,19 +92,22 @@ def _decode(key: str, members: Mapping[str, bytes], header: Header, tensors: Ten
         raise CorruptSample(f"{key}: header has only one of terms and texts")
     known = (header.terms, header.texts)
     function = None if header.terms is ABSENT else _made(_Function, _json=known)
-    images = tuple(
+    images = header.images and tuple(
         [
             Image(data=members[f"{key}.{i}.{each.type}"], **msgspec.structs.asdict(each))
             for i, each in enumerate(header.images)
         ]
     )
-    if not header.about.keys() <= KNOWN:
-        raise CorruptSample(f"{key}: {', '.join(sorted(header.about.keys() - KNOWN))} is not known about a protein")
-    about = _made(About, **header.about) if header.about else UNKNOWN  # the class has the defaults
+    about = UNKNOWN
+    if header.about:
+        if not header.about.keys() <= KNOWN:
+            raise CorruptSample(f"{key}: {', '.join(sorted(header.about.keys() - KNOWN))} is not known about a protein")
+        about = _made(About, **header.about)  # the class has the defaults
     if not (sequence or structures or images or any(bytes(each).strip(b"[] \t\r\n") for each in known)):
         raise CorruptSample(f"{key} has no modality")
-    parts = {"sequence": sequence, "structures": structures, "function": function, "images": images}
-    return _made(Sample, key=key, about=about, **parts)
+    return _made(
+        Sample, key=key, sequence=sequence, structures=structures, function=function, images=images, about=about
+    )
 
 
 def _caption(image: Image) -> dict[str, object]:
@@ -150,11 +152,11 @@ def _unpack(prefix: str, entry: Chain, tensors: Tensors, sequence: str | None) -
         raise CorruptSample(f"structure {entry.id}: {steps.shape} steps, {atoms} atoms, runs {entry.runs!r:.80}")
     if end > (LONGEST if sequence is None else len(sequence)):
         raise CorruptSample(f"structure {entry.id}: residue {end - 1} lies beyond the sequence")
-    for name in BESIDE:
-        if (part := stored(prefix + name)) and part.shape != (
-            count,
-            *{"mask": (atoms,), "pae": (count,)}.get(name, ()),
-        ):
+    for name in ("letters", "confidence", "states"):
+        if (part := stored(prefix + name)) is not None and part.shape != (count,):
+            raise CorruptSample(f"structure {entry.id}: {count} residues, {name} {part.shape}")
+    for name, wide in (("mask", atoms), ("pae", count)):
+        if (part := stored(prefix + name)) is not None and part.shape != (count, wide):
             raise CorruptSample(f"structure {entry.id}: {count} residues, {atoms} atoms, {name} {part.shape}")
     if sequence is None and stored(prefix + "letters") is None:
         raise CorruptSample(f"structure {entry.id} has neither letters nor a sequence")
