@@ -87,7 +87,7 @@ class Guard:
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint after `step` steps must hold for the run to go on as if it had never stopped."""
         excluded = sorted(each for each in self.excluded if each > step)
-        return {"losses": self.losses, "excluded": excluded, "bad": self.bad}
+        return {"losses": self.losses, "excluded": excluded, "bad": [*self.bad]}
 
     @staticmethod
     def restored(config: GuardConfig, state: Mapping[str, Any] | None) -> "Guard":

@@ -8,6 +8,7 @@ import json
 import struct
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,5 +84,5 @@ class Camera:
         buffers = {name: buffer.detach().cpu().clone().contiguous() for name, buffer in engine.model.named_buffers()}
         return Snapshot(
             step, rank, distributed.world(), engine.optimizer_steps(), dict(table), dict(self._memory), engine.shapes,
-            buffers if rank == 0 else {}, state,
+            buffers if rank == 0 else {}, deepcopy(state),  # training goes on, and changes what it holds
         )  # fmt: skip

@@ -78,15 +78,16 @@ def test_the_best_stays_however_old(tmp_path: Path, engine: Any) -> None:
 def test_what_is_saved_is_the_state_of_its_step(tmp_path: Path, engine: Any) -> None:
     """Training goes on while a checkpoint is written, and must not reach into it."""
     writer = Writer(folder_of(tmp_path), CheckpointConfig())
-    weight = engine.parameters["weight"]
+    weight, state = engine.parameters["weight"], {"guard": {"bad": [7]}}
     with torch.no_grad():
         weight.fill_(1.0)
-        writer.save(engine, 1, {"note": "one"})
+        writer.save(engine, 1, state)
         weight.fill_(2.0)
+        state["guard"]["bad"].append(8)
     writer.settle(final=True)
     writer.close()
     found = latest(tmp_path)
-    assert found is not None and found.state == {"note": "one"}
+    assert found is not None and found.state == {"guard": {"bad": [7]}}
     assert torch.equal(found.weights()["weight"], torch.ones_like(weight))
 
 

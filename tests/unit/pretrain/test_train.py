@@ -68,7 +68,7 @@ def _sitting(wrong: set[int], steps: int, stop: int = 0) -> tuple[Any, list[int]
         checkpoint=nothing(every=3, keep_best=True), watch=None,
     )  # fmt: skip
     writer = nothing(settle=lambda final=False: None, news=list, failed=lambda: False)
-    writer.save = lambda engine, step, what, best: saved.append(step) or 0.0
+    writer.save = lambda engine, step, what, best, displaces: saved.append(step) or 0.0
     quiet = nothing(record=lambda *_, **__: None, say=lambda _: None)
     chronicle = nothing(step=lambda *_: None, saved=lambda _: None, checkpoints=lambda _: None)
     parts = nothing(loader=nothing(steps=plan), identity={}, stored=nothing(widths={}))
