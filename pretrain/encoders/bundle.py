@@ -21,15 +21,26 @@ from pretrain.data import features
 from pretrain.data.draw import WHOLE, InputSpec
 from pretrain.encoders import weights
 from pretrain.encoders.esm import Esm, EsmConfig
+from pretrain.encoders.egnn import Egnn, EgnnConfig
 from pretrain.encoders.gearnet import GearNet, GearNetConfig
+from pretrain.encoders.gvp import Gvp, GvpConfig
 from pretrain.encoders.image import Vision, VisionConfig, ViT, ViTConfig
 from pretrain.encoders.text import TextConfig, TextEncoder
 from pretrain.sample import Modality, canonical
 
 FILE = "encoders.json"  # of an exported model: the configuration with everything that was read from weights filled in
 
-Encoder = Esm | GearNet | TextEncoder | ViT | Vision
-ENCODERS: dict[str, type[Encoder]] = {"esm": Esm, "gearnet": GearNet, "text": TextEncoder, "vit": ViT, "vision": Vision}
+StructureEncoder = GearNet | Gvp | Egnn
+Encoder = Esm | StructureEncoder | TextEncoder | ViT | Vision
+ENCODERS: dict[str, type[Encoder]] = {
+    "esm": Esm,
+    "gearnet": GearNet,
+    "gvp": Gvp,
+    "egnn": Egnn,
+    "text": TextEncoder,
+    "vit": ViT,
+    "vision": Vision,
+}
 
 
 class EncodersConfig(Config):
@@ -39,7 +50,7 @@ class EncodersConfig(Config):
     """
 
     sequence: EsmConfig | None = None
-    structure: GearNetConfig | None = None
+    structure: Annotated[GearNetConfig | GvpConfig | EgnnConfig, Field(discriminator="kind")] | None = None
     function: TextConfig | None = None
     image: Annotated[ViTConfig | VisionConfig, Field(discriminator="kind")] | None = None
     crop: PositiveInt = 512
@@ -56,7 +67,7 @@ class Encoders(nn.Module):
     """Frozen: no gradients, never in training mode. config: with everything that was read from weights filled in."""
 
     sequence: Esm | None
-    structure: GearNet | None
+    structure: StructureEncoder | None
     function: TextEncoder | None
     image: ViT | Vision | None
     like: torch.Tensor

@@ -19,24 +19,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import PositiveInt
-from scipy.spatial import KDTree
 from torch import Tensor, nn
 
-from pretrain.batch import Structures, Tokens, lengths_of, owners_of
+from pretrain.batch import Structures, Tokens, owners_of
 from pretrain.config import Config
 from pretrain.encoders import weights
-from pretrain.sample import BACKBONE
+from pretrain.encoders.neighbours import ALPHA, Pairs, near
 
 RESIDUES = "GASPVTCILNDQKEMHFRYW"  # TorchDrug's order; any other letter is the 21st kind
 REACH = 2  # residues along the chain
 RADIUS = 10.0  # Å
 NEAREST = 10
-ALPHA = BACKBONE.index("CA")
-PAIRS = 1 << 22  # that are looked at together; 32 MB for a distance of each
 SEPARATION = 5  # residues along the chain, at least, between neighbours in space
 RELATIONS = 2 * REACH + 3
 WHAT = "structure encoder (gearnet)"
@@ -155,8 +150,7 @@ class RunningNorm(nn.BatchNorm1d):
 
 def edges(structures: Structures) -> tuple[Tensor, Tensor, Tensor]:
     """(source, target, relation), int64 [E] each, over the batch's residues; messages go from source to target."""
-    near = _searched if structures.coordinates.is_cuda else _looked_up
-    spatial = [_apart(structures, *pairs) for pairs in near(structures)]
+    spatial = [_apart(structures, *pairs) for pairs in near(structures, RADIUS, NEAREST)]
     along = [torch.full_like(source, 2 * REACH + 1 + i) for i, (source, _) in enumerate(spatial)]
     parts = [*_sequential(structures), *((*pairs, kind) for pairs, kind in zip(spatial, along, strict=True))]
     source, target, relation = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -179,9 +173,6 @@ def _sequential(structures: Structures) -> list[tuple[Tensor, Tensor, Tensor]]:
     return found
 
 
-Pairs = tuple[Tensor, Tensor]  # (source, target), int64 [E] each
-
-
 def _apart(structures: Structures, source: Tensor, target: Tensor) -> Pairs:
     """The pairs that count: not close along the chain, nor at one place (then a coordinate is a filler)."""
     far = (structures.positions[source] - structures.positions[target]).abs() >= SEPARATION
@@ -189,64 +180,3 @@ def _apart(structures: Structures, source: Tensor, target: Tensor) -> Pairs:
     x, y, z = structures.coordinates[:, ALPHA].unbind(1)
     moved = (x[source] != x[target]) | (y[source] != y[target]) | (z[source] != z[target])
     return source[moved], target[moved]
-
-
-def _looked_up(structures: Structures) -> tuple[Pairs, Pairs]:
-    """Pairs within the radius, and pairs of a residue and its nearest, both without residues that have no Cα.
-
-    Protein by protein: a tree each, so that no batch mate is near.
-    """
-    points = structures.coordinates[:, ALPHA].double().numpy()
-    has = structures.mask[:, ALPHA].numpy()
-    found: tuple[list[NDArray], list[NDArray]] = ([], [])
-    for begin, end in pairwise(structures.offsets.tolist()):
-        rows = begin + np.flatnonzero(has[begin:end])
-        if len(rows) < 2:
-            continue
-        tree = KDTree(points[rows])
-        for pairs, local in zip(found, (_within(tree), _nearest(tree)), strict=True):
-            pairs.append(rows[local])
-    within, nearest = (torch.from_numpy(np.concatenate([np.zeros((2, 0), np.int64), *each], axis=1)) for each in found)
-    return (within[0], within[1]), (nearest[0], nearest[1])
-
-
-def _searched(structures: Structures) -> tuple[Pairs, Pairs]:
-    """The same by holding every residue against all of its protein, on the device where the coordinates are.
-
-    For a GPU: it has done that before the host has the coordinates. On a core, trees are several times as fast.
-    """
-    count, device = len(structures.letters), structures.offsets.device
-    points, has = structures.coordinates[:, ALPHA].double(), structures.mask[:, ALPHA]
-    owners = owners_of(structures.offsets)
-    begin, end = structures.offsets[owners], structures.offsets[owners + 1]
-    longest = max(1, int(lengths_of(structures.offsets).max())) if count else 1
-    found: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for target in torch.arange(count, device=device).split(max(1, PAIRS // longest)):
-        source = begin[target, None] + torch.arange(longest, device=device)
-        there = source < end[target, None]
-        source = source.clamp(max=count - 1)
-        there &= has[source] & has[target, None] & (source != target[:, None])
-        x, y, z = ((points[source, axis] - points[target, axis, None]).square() for axis in range(3))
-        square = (x + y + z).masked_fill(~there, torch.inf)
-        nearest = square.topk(min(NEAREST, longest), largest=False)
-        near = torch.zeros_like(there).scatter(1, nearest.indices, nearest.values.isfinite())
-        for pairs, chosen in zip(found, (square <= RADIUS**2, near), strict=True):
-            row, column = chosen.nonzero(as_tuple=True)
-            pairs.append(torch.stack([source[row, column], target[row]]))
-    within, nearest = (torch.cat(each, dim=1) for each in found)
-    return (within[0], within[1]), (nearest[0], nearest[1])
-
-
-def _within(tree: KDTree) -> NDArray[np.int64]:
-    """[2, E] (source, target) of all pairs in the radius, both ways."""
-    pairs = tree.query_pairs(RADIUS, output_type="ndarray").T.astype(np.int64)
-    return np.concatenate([pairs, pairs[::-1]], axis=1)
-
-
-def _nearest(tree: KDTree) -> NDArray[np.int64]:
-    """[2, E] (source, target): of every target, its nearest others."""
-    found = np.asarray(tree.query(tree.data, k=NEAREST + 1)[1])  # itself is among them, but for many duplicates
-    targets = np.broadcast_to(np.arange(tree.n)[:, None], found.shape)
-    others = (found != targets) & (found < tree.n)  # tree.n stands for "there are no more"
-    others &= others.cumsum(axis=1) <= NEAREST
-    return np.stack([found[others], targets[others]]).astype(np.int64)

@@ -167,7 +167,7 @@ def test_a_skeleton_and_a_state_make_the_same_encoders(
 def test_the_paper_fits_on_the_meta_device(tokenizer: Path) -> None:
     tree = {
         "sequence": {"weights": "random", "layers": 33, "width": 1280, "heads": 20},
-        "structure": {"weights": "random"},
+        "structure": {"kind": "gearnet", "weights": "random"},
         "function": {"weights": "random", "tokenizer": str(tokenizer), "layers": 12, "width": 768, "heads": 12,
                      "max_length": 62},
         "image": {"kind": "vit", "size": 224, "width": 768, "layers": 12, "heads": 12},

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pretrain.batch import Structures, offsets_of
-from pretrain.encoders import gearnet
-from pretrain.encoders.gearnet import RELATIONS, RESIDUES, GearNet, GearNetConfig, RunningNorm, edges
+from pretrain.encoders import neighbours
+from pretrain.encoders.gearnet import NEAREST, RADIUS, RELATIONS, RESIDUES, GearNet, GearNetConfig, RunningNorm, edges
 
 SMALL = GearNetConfig(weights="random", layers=3, hidden=8)
 
@@ -83,24 +83,24 @@ def test_edges_equal_brute_force(missing: tuple[int, ...]) -> None:
     assert {relation for _, _, relation in found} == set(range(RELATIONS))
 
 
-def pairs(found: tuple[gearnet.Pairs, gearnet.Pairs]) -> list[set[tuple[int, int]]]:
+def pairs(found: tuple[neighbours.Pairs, neighbours.Pairs]) -> list[set[tuple[int, int]]]:
     return [set(zip(source.tolist(), target.tolist(), strict=True)) for source, target in found]
 
 
 @pytest.mark.parametrize("at_once", [1, 700, 1 << 22])
 def test_a_search_on_the_device_finds_what_the_trees_find(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     """Here on the CPU, where nothing but the time tells that it is not its place."""
-    monkeypatch.setattr(gearnet, "PAIRS", at_once)
+    monkeypatch.setattr(neighbours, "PAIRS", at_once)
     for missing in ((), (0, 3, 4, 30, 70, 78), tuple(range(79))):
         batch = structures([walk(40, 1), walk(0, 0)[:0], walk(30, 2), walk(9, 3), walk(1, 4)[:0]], missing=missing)
-        searched = gearnet._searched(batch)
-        assert pairs(searched) == pairs(gearnet._looked_up(batch))
+        searched = neighbours._searched(batch, RADIUS, NEAREST)
+        assert pairs(searched) == pairs(neighbours._looked_up(batch, RADIUS, NEAREST))
         assert [len(each) for each in pairs(searched)] == [len(source) for source, _ in searched], "none is found twice"
-    assert pairs(gearnet._searched(structures([]))) == [set(), set()]
+    assert pairs(neighbours._searched(structures([]), RADIUS, NEAREST)) == [set(), set()]
     on_lattice = structures([np.array([[0, 0, 0], [6, 8, 0], [6, 8.25, 0]], np.float32)], [[0, 5, 10]])
     assert (
-        pairs(gearnet._searched(on_lattice))[0]
-        == pairs(gearnet._looked_up(on_lattice))[0]
+        pairs(neighbours._searched(on_lattice, RADIUS, NEAREST))[0]
+        == pairs(neighbours._looked_up(on_lattice, RADIUS, NEAREST))[0]
         == {(0, 1), (1, 0), (1, 2), (2, 1)}
     )
 
