@@ -20,8 +20,8 @@ from pretrain.config import Config, dump, validate
 from pretrain.data import features
 from pretrain.data.draw import WHOLE, InputSpec
 from pretrain.encoders import weights
-from pretrain.encoders.esm import Esm, EsmConfig
 from pretrain.encoders.egnn import Egnn, EgnnConfig
+from pretrain.encoders.esm import Esm, EsmConfig
 from pretrain.encoders.gearnet import GearNet, GearNetConfig
 from pretrain.encoders.gvp import Gvp, GvpConfig
 from pretrain.encoders.image import Vision, VisionConfig, ViT, ViTConfig

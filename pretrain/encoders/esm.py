@@ -23,12 +23,14 @@ from pretrain.encoders import weights
 from pretrain.layers.attention import attention
 
 ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
-BOS, EOS = ALPHABET.index("<cls>"), ALPHABET.index("<eos>")
-# In its training 15 % of the tokens were hidden, 80 % of those as zero vectors; with none hidden, all shrink to match.
-TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
+BOS, EOS, MASK = (ALPHABET.index(name) for name in ("<cls>", "<eos>", "<mask>"))
+HIDDEN = 0  # the ASCII code of a residue that is not told
+# In its training 15 % of the tokens were hidden, 80 % of those as zero vectors; with fewer hidden, all shrink to match.
+SEEN = 1 - 0.15 * 0.8
 WHAT = "sequence encoder (esm)"
 
 _letters = torch.full((256,), ALPHABET.index("X"))  # ASCII code → token; what the alphabet lacks is X
+_letters[HIDDEN] = MASK
 for _token, _symbol in enumerate(ALPHABET):
     if len(_symbol) == 1:
         _letters[ord(_symbol)] = _token
@@ -117,7 +119,7 @@ class Esm(nn.Module):
         return Tokens(values, sequences.offsets, positions)
 
     def logits(self, sequences: Sequences) -> Tensor:
-        """[N, 33] over `ALPHABET`, of each residue. Raises ValueError for weights without the language-model head."""
+        """[N, 33] over `ALPHABET`, of each residue, `HIDDEN` ones too. ValueError for weights without such a head."""
         if self.head is None:
             raise ValueError(f"{WHAT}: {self.config.weights} has no language-model head, so there are no logits")
         if not len(sequences.letters):
@@ -136,7 +138,7 @@ class Esm(nn.Module):
         tokens[rows.inner] = _letters.to(tokens.device)[sequences.letters.long()]
         hidden = self.embed(tokens)
         if self.config.token_dropout:
-            hidden = hidden * TOKEN_DROPOUT_SCALE
+            hidden = (hidden * _shown(tokens == MASK, rows.offsets)).to(hidden.dtype)
         turn = _rotation(rows.positions, self.head_width, hidden.dtype)
         for layer in self.layers:
             hidden = layer(hidden, rows.offsets, turn)
@@ -185,6 +187,14 @@ def framed(offsets: Tensor) -> Framed:
     inner = inner + (extended[:-1] - offsets[:-1] + 1)[owners_of(offsets)]
     positions = torch.arange(int(extended[-1]), device=offsets.device) - extended[:-1][owners_of(extended)]
     return Framed(extended, inner, positions)
+
+
+def _shown(masked: Tensor, offsets: Tensor) -> Tensor:
+    """float32 [T, 1]: 0 for masked tokens; the others as if as many of their sequence were masked as in training."""
+    owners = owners_of(offsets)
+    counts = torch.zeros(len(offsets) - 1, device=masked.device).index_add(0, owners, masked.float())
+    share = counts / lengths_of(offsets).clamp(min=1)
+    return ((SEEN / (1 - share))[owners] * ~masked).unsqueeze(1)
 
 
 def _rotation(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pretrain.batch import Sequences, offsets_of
 from pretrain.config import validate
-from pretrain.encoders.esm import ALPHABET, Esm, EsmConfig
+from pretrain.encoders.esm import ALPHABET, HIDDEN, MASK, Esm, EsmConfig
 
 LAYERS, WIDTH, HEADS = 3, 64, 4
 PROTEINS = ["MKTAYIAKQRQISFVKSHFSRQ", "", "ACDEFGHIKLMNPQRSTVWYXBUZO" * 9, "A", "MSDERVV"]
@@ -74,6 +74,23 @@ def test_logits_and_hidden_states_equal_fair_esm(theirs: ESM2, ours: Esm) -> Non
     torch.testing.assert_close(got.values, hidden, atol=1e-5 * float(hidden.abs().max()), rtol=0)
     assert got.positions.tolist() == [i for protein in PROTEINS for i in range(len(protein))]
     assert got.lengths.tolist() == [len(protein) for protein in PROTEINS]
+
+
+def test_what_is_hidden_is_hidden_as_in_fair_esm(theirs: ESM2, ours: Esm) -> None:
+    """Masked tokens are zero vectors, and the others grow by what is missing, each sequence by its own share."""
+    given, padded = sequences(PROTEINS), tokens(PRESENT)
+    hidden = torch.zeros(len(given.letters), dtype=torch.bool)
+    hidden[::5] = hidden[1::7] = True
+    begin = 0
+    for i, protein in enumerate(PRESENT):
+        rows = hidden[begin : begin + len(protein)]
+        padded[i, 1 : 1 + len(protein)][rows] = MASK
+        begin += len(protein)
+    masked = Sequences(given.letters.masked_fill(hidden, HIDDEN), given.offsets)
+    with torch.no_grad():
+        expected = residues(theirs(padded)["logits"])
+    assert (ours.logits(masked) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (ours.logits(given) - expected).abs().max() > 1e-2 * expected.abs().max()
 
 
 @pytest.mark.parametrize("headless", [False, True])
