@@ -76,7 +76,7 @@ class Esm(nn.Module):
         self.config = config
         self.width = config.width
         self.head_width = config.width // config.heads
-        self.embed = nn.Embedding(len(ALPHABET), config.width)
+        self.embed = Tied(len(ALPHABET), config.width)
         self.layers = nn.ModuleList(Layer(config.width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.head = Head(config.width) if config.head else None
@@ -110,10 +110,8 @@ class Esm(nn.Module):
 
     def forward(self, sequences: Sequences) -> Tokens:
         """Last hidden states after the final norm, one per residue."""
-        values = self.embed.weight.new_zeros(0, self.width)
-        if len(sequences.letters):
-            hidden, rows = self._encode(sequences)
-            values = hidden[rows.inner]
+        hidden, rows = self._encode(sequences)
+        values = hidden[rows.inner]
         starts = sequences.offsets[:-1][owners_of(sequences.offsets)]
         positions = torch.arange(len(values), device=values.device) - starts
         return Tokens(values, sequences.offsets, positions)
@@ -122,15 +120,13 @@ class Esm(nn.Module):
         """[N, 33] over `ALPHABET`, of each residue, `HIDDEN` ones too. ValueError for weights without such a head."""
         if self.head is None:
             raise ValueError(f"{WHAT}: {self.config.weights} has no language-model head, so there are no logits")
-        if not len(sequences.letters):
-            return self.embed.weight.new_zeros(0, len(ALPHABET))
         hidden, rows = self._encode(sequences)
-        return self.head(hidden[rows.inner], self.embed.weight)
+        return self.head(hidden[rows.inner], self.embed)
 
     def _encode(self, sequences: Sequences) -> tuple[Tensor, Framed]:
         """[T, W] after the final norm, BOS and EOS included, and where its rows lie."""
         lengths = lengths_of(sequences.offsets)
-        longest = int(lengths.max())
+        longest = int(lengths.max()) if len(lengths) else 0
         assert longest <= self.config.max_length, f"collate left {longest} residues, {self.config.max_length} allowed"
         rows = framed(sequences.offsets)
         tokens = torch.full_like(rows.positions, EOS)
@@ -166,6 +162,13 @@ class Layer(nn.Module):
         return hidden + self.down(functional.gelu(self.up(self.mlp_norm(hidden))))
 
 
+class Tied(nn.Embedding):
+    """Tokens to rows; or rows to a score of every token, by the same matrix. ZeRO-3 has it in this `forward` alone."""
+
+    def forward(self, input: Tensor, scores: bool = False) -> Tensor:
+        return functional.linear(input, self.weight) if scores else super().forward(input)
+
+
 class Head(nn.Module):
     """The masked-language-model head; its last matrix is the input embedding."""
 
@@ -175,8 +178,8 @@ class Head(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.empty(len(ALPHABET)))
 
-    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
-        return functional.linear(self.norm(functional.gelu(self.dense(hidden))), embedding, self.bias)
+    def forward(self, hidden: Tensor, embed: Tied) -> Tensor:
+        return embed(self.norm(functional.gelu(self.dense(hidden))), scores=True) + self.bias
 
 
 def framed(offsets: Tensor) -> Framed:

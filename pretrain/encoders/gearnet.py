@@ -95,10 +95,7 @@ class GearNet(nn.Module):
 
     def forward(self, structures: Structures) -> Tokens:
         """The layers' outputs side by side, one row per structure residue."""
-        values = next(self.parameters()).new_zeros(0, self.width)
-        if len(structures.letters):
-            values = self._encode(structures)
-        return Tokens(values, structures.offsets, structures.positions)
+        return Tokens(self._encode(structures), structures.offsets, structures.positions)
 
     def _encode(self, structures: Structures) -> Tensor:
         from torch_geometric import EdgeIndex  # seconds to import, and a run without structures needs none of it
@@ -137,7 +134,8 @@ class RelationalConv(nn.Module):
         """
         with torch.sparse.check_sparse_tensor_invariants(False), warnings.catch_warnings():  # `edges` keeps them
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            sums = graph.matmul(hidden.float()).to(hidden.dtype).view(len(hidden), -1)
+            sums = graph.matmul(hidden.float()) if len(hidden) else hidden.float()
+        sums = sums.to(hidden.dtype).view(len(hidden), RELATIONS * hidden.shape[1])
         return self.norm(self.linear(sums) + self.self_loop(hidden)).relu()
 
 

@@ -88,18 +88,15 @@ class ViT(nn.Module):
 
     def forward(self, images: Images) -> Tokens:
         """Patches after the last norm."""
-        count = len(images.pixels)
-        values = self.embed.weight.new_zeros(0, self.width)
-        if count:
-            assert images.pixels.shape[1:] == (len(CHANNELS), self.size, self.size), f"images {images.pixels.shape}"
-            side = self.config.patch
-            cells = images.pixels.unfold(2, side, side).unfold(3, side, side)  # [I, 4, rows, columns, side, side]
-            rows = self.embed(cells.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2).to(self.embed.weight.dtype))
-            absent = (~images.present).to(rows.dtype) @ self.absent.weight
-            rows = rows + self.place.weight + absent[:, None]
-            offsets = torch.arange(count + 1, device=rows.device) * self.patches
-            values = self.transformer(rows.flatten(0, 1), offsets)
-        return _tokens(values, images, self.patches)
+        count, side = len(images.pixels), self.config.patch
+        assert images.pixels.shape[1:] == (len(CHANNELS), self.size, self.size), f"images {images.pixels.shape}"
+        cells = images.pixels.unfold(2, side, side).unfold(3, side, side)  # [I, 4, rows, columns, side, side]
+        rows = self.embed(cells.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2).to(self.embed.weight.dtype))
+        planes, places = (torch.arange(size, device=rows.device) for size in (len(CHANNELS), self.patches))
+        absent = (~images.present).to(rows.dtype) @ self.absent(planes)
+        rows = rows + self.place(places) + absent[:, None]
+        offsets = torch.arange(count + 1, device=rows.device) * self.patches
+        return _tokens(self.transformer(rows.flatten(0, 1), offsets), images, self.patches)
 
 
 class Vision(nn.Module):
