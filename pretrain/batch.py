@@ -1,4 +1,4 @@
-"""What flows through a step: a `Batch` before the encoders, `Features` after them, `Losses` at the end.
+"""What flows through a step: a `Batch` before the encoders, `Features` after them, `Losses` or `Embeddings` at the end.
 
 Nothing is padded. A modality's rows for the whole batch lie end to end, `offsets[B + 1]` says where each protein's
 begin and end, and an absent modality is a segment of length zero. Before the encoders modalities differ, so `Batch` has
@@ -156,6 +156,27 @@ class Loss:
 
 
 Losses = dict[str, Loss]
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """What a model makes of every token. tokens: modality → its latents, width D. global_token: [B, D]."""
+
+    tokens: dict[Modality, Tokens]
+    global_token: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """One vector per protein. values: modality → [B, D], that modality encoded alone; 0 where `present` [B] is False.
+
+    fused: [B, D], all that a protein has encoded together.
+    """
+
+    values: Mapping[Modality, Tensor]
+    present: Mapping[Modality, Tensor]
+    fused: Tensor
+
 
 T = TypeVar("T")
 

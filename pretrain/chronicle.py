@@ -55,7 +55,8 @@ class Chronicle:
         journal.say(f"{proteins:,} proteins in {groups} groups, {world} rank(s), ZeRO {self.run.engine.stage}")
         for modality, encoder in identity["encoders"].items():
             journal.say(f"encoder {modality}: {encoder['kind']}, weights {encoder['weights']}")
-            journal.say(f"features of {modality}: {parts.stored.notes[Modality(modality)]}")
+            note = parts.stored.notes.get(Modality(modality), "the model trains the encoder")
+            journal.say(f"features of {modality}: {note}")
         if self.plan.truncated:
             count = f"{'about ' if self.plan.estimated else ''}{self.plan.truncated:,}"
             journal.say(f"{count} sequences are longer than the {self.plan.spec.sequence_max:,} residues that are seen")

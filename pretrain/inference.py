@@ -24,16 +24,15 @@ from torch import nn
 
 from pretrain import models
 from pretrain.batch import Tokens
-from pretrain.config import validate
+from pretrain.config import Config, validate
 from pretrain.data.collate import collate
 from pretrain.data.draw import WHOLE, InputSpec
 from pretrain.embeddings import Embeddings, Hit, Residues, check_format, named
 from pretrain.encoders.bundle import Encoders, EncodersConfig
-from pretrain.models.amma import Amma
 from pretrain.sample import Function, Modality, Sample, Text
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-TRAINING_ONLY = ("decoders",)  # parts of a model that reconstruct; an exported model does without
+TRAINING_ONLY = ("decoders", "trained", "objective")  # what a model is trained with; an exported one does without
 BATCH = 8192  # residues, word pieces and patches of one batch, by default
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class Exported:
     config: the folder's `config.json`. centres: modality → [D], the mean embedding of training proteins.
     """
 
-    model: Amma
+    model: models.Model
     encoders: Encoders
     config: Mapping[str, Any]
     device: torch.device
@@ -141,7 +140,8 @@ def load(folder: str | Path, device: str = "cpu") -> Exported:
             f"{data} is not the file that was exported (its SHA-256 differs); copy it again, or export again"
         )
     encoders = Encoders.skeleton(validate(EncodersConfig, config["encoders"], str(folder / CONFIG)), folder)
-    model = models.build(validate(models.ModelConfig, config["model"], str(folder / CONFIG)), encoders.widths())
+    asked = validate(_Asked, {"model": config["model"]}, str(folder / CONFIG))
+    model = models.build(asked.model, encoders.widths())
     strip(model)
     with safe_open(data, "pt") as file:
         for prefix, module in (("model.", model), ("encoders.", encoders)):
@@ -170,11 +170,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+class _Asked(Config):
+    model: models.ModelConfig
+
+
 def strip(model: nn.Module) -> None:
     """Take away, in place, what only training uses."""
     for name in TRAINING_ONLY:
         if hasattr(model, name):
-            delattr(model, name)
+            setattr(model, name, None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,6 +30,8 @@ class Purpose(IntEnum):
     DROPOUT = 5
     BUDGET = 6
     KEEP = 7
+    HIDE = 8
+    PAIR = 9
 
 
 def generator(seed: int, step: int, slot: int, purpose: Purpose) -> np.random.Generator:
@@ -103,6 +105,34 @@ def draw_masks(lengths: Mapping[Modality, Tensor], seed: int, step: int, slots: 
         {modality: torch.from_numpy(np.concatenate(parts)) for modality, parts in rows.items()},
         {modality: torch.tensor(counts, dtype=torch.int64) for modality, counts in kept.items()},
     )
+
+
+def hide(lengths: Tensor, seed: int, step: int, slots: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """(bool [N], a `share` of each protein's tokens that are to be told; float64 [N], a uniform draw for each token).
+
+    lengths, slots: int64 [B]. At least one token of each protein that has any. On CPU.
+    """
+    chosen, uniform = [np.zeros(0, dtype=bool)], [np.zeros(0)]
+    for slot, length in zip(slots.tolist(), lengths.tolist(), strict=True):
+        rng = generator(seed, step, slot, Purpose.HIDE)
+        chosen.append(keep(length, max(1, round(share * length)) if length else 0, rng))
+        uniform.append(rng.random(length))
+    return torch.from_numpy(np.concatenate(chosen)), torch.from_numpy(np.concatenate(uniform))
+
+
+def mates(lengths: Tensor, seed: int, step: int, slots: Tensor) -> Tensor:
+    """int64 [N, 2]: two other tokens of the same protein for each token, as rows of the batch, evenly drawn and not
+    the same one; the token itself where its protein has too few. On CPU."""
+    found, begin = [np.zeros((0, 2), np.int64)], 0
+    for slot, length in zip(slots.tolist(), lengths.tolist(), strict=True):
+        rng, own = generator(seed, step, slot, Purpose.PAIR), np.arange(length)[:, None]
+        steps = np.zeros((length, 2), np.int64)
+        if length >= 3:
+            first, second = rng.integers(1, length, length), rng.integers(1, length - 1, length)
+            steps = np.stack([first, second + (second >= first)], 1)
+        found.append(begin + (own + steps) % max(1, length))
+        begin += length
+    return torch.from_numpy(np.concatenate(found))
 
 
 def drop(lengths: Mapping[Modality, int], dropout: Dropout, rng: np.random.Generator) -> dict[Modality, int]:

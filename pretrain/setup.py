@@ -11,7 +11,7 @@ from pretrain.checkpoint import Disk, Folder
 from pretrain.data.loader import Loader
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.data.stored import Stored, choose
-from pretrain.encoders.bundle import Encoders
+from pretrain.encoders.bundle import Encoders, to_train
 from pretrain.engine import Engine
 from pretrain.run import RunConfig, check_identity, identity_of
 from pretrain.sample import Modality
@@ -32,11 +32,13 @@ class Parts:
 def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: int = 1) -> Parts:
     """Everything that can be wrong with a configuration or its files is found here, before the first step."""
     dataset = run.data.open()
-    encoders = Encoders.build(run.frozen)
+    encoders = Encoders.build(run.frozen, run.model.trains)
     spec, identity = encoders.spec(), identity_of(run, dataset, encoders)
     names = {
         modality: (identity["encoders"][modality]["features"], width) for modality, width in encoders.widths().items()
     }
+    encoders.lend(run.model.trains)
+    names = {modality: each for modality, each in names.items() if modality not in run.model.trains}
     before = [Modality(name) for name in found.state.get("stored", ())] if found else None
     stored = choose(dataset, names, ("train", run.validation.split), run.data.features, before)
     encoders.release(stored.widths)
@@ -76,7 +78,8 @@ def begin(
 
     def build() -> models.Model:
         torch.manual_seed(run.seed)
-        model = models.build(run.model, parts.encoders.widths())
+        trained = to_train(run.frozen, run.model.trains)
+        model = models.build(run.model, parts.encoders.widths(), trained)
         if found:
             found.load_model(model)
         return model

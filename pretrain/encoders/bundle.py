@@ -5,7 +5,7 @@ stored is not needed in training, and `release` lets go of it.
 """
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -41,6 +41,11 @@ ENCODERS: dict[str, type[Encoder]] = {
     "vit": ViT,
     "vision": Vision,
 }
+
+
+FROM_SCRATCH = (Esm, GearNet, Gvp, Egnn, ViT)
+TRAINED = "trained"  # in place of weights' name: they are in the exported model itself
+SPREAD = 0.02  # of embeddings that are going to be trained
 
 
 class EncodersConfig(Config):
@@ -83,13 +88,15 @@ class Encoders(nn.Module):
         self._spec = self._specified()
         self._widths = {modality: encoder.width for modality, encoder in self.items()}
         self._identity: dict[str, dict[str, Any]] = {}
+        self._lent: frozenset[Modality] = frozenset()
         self.register_buffer("like", torch.zeros(0), persistent=False)  # where features are wanted, and of which type
         self.requires_grad_(False).train(False)
 
     @classmethod
-    def build(cls, config: EncodersConfig) -> Self:
-        """Load or draw the weights. ValueError for weights that are missing or do not fit."""
-        return cls(config, {m: ENCODERS[one.kind].build(one) for m, one in _configured(config)})
+    def build(cls, config: EncodersConfig, trains: Collection[Modality] = ()) -> Self:
+        """Load or draw the weights. ValueError for weights that are missing or do not fit. trains: see `to_train`."""
+        frozen = {m: _built(m, one) for m, one in _configured(config) if m not in trains}
+        return cls(config, frozen | to_train(config, trains))
 
     @classmethod
     def skeleton(cls, config: EncodersConfig, folder: Path) -> Self:
@@ -113,7 +120,7 @@ class Encoders(nn.Module):
     def forward(self, batch: Batch) -> Features:
         """Every configured modality, stored or encoded, residues cropped to the batch's windows."""
         found = {}
-        for modality in self._widths:
+        for modality in (modality for modality in self._widths if modality not in self._lent):
             tokens = batch.stored.get(modality)
             if tokens is not None:
                 tokens = Tokens(tokens.values.to(self.like.dtype), tokens.offsets, tokens.positions)
@@ -137,6 +144,21 @@ class Encoders(nn.Module):
         self.identity()
         for modality in stored:
             setattr(self, modality, None)
+
+    def lend(self, modalities: Collection[Modality]) -> None:
+        """Let go of the encoders that the model trains, as `release` does; their features are left to the model."""
+        self.release(modalities)
+        self._lent = frozenset(modalities)
+
+    def adopt(self, trained: Mapping[Modality, Encoder]) -> None:
+        """Take these instead: encoders that a model has trained, of the same configurations."""
+        configs: dict[str, Any] = {}
+        for modality, encoder in trained.items():
+            one: Any = encoder
+            one.config = configs[modality.value] = encoder.config.model_copy(update={"weights": TRAINED})
+            setattr(self, modality, encoder)
+        self.config, self._identity = self.config.model_copy(update=configs), {}
+        self.requires_grad_(False).train(False)
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
@@ -192,6 +214,45 @@ class Encoders(nn.Module):
             "width": encoder.width,
             "features": f"{one.kind}-{sha256(canonical(decides).encode()).hexdigest()[:16]}",
         }
+
+
+def to_train(config: EncodersConfig, modalities: Collection[Modality]) -> dict[Modality, Encoder]:
+    """The configured encoders of these modalities, trainable, as their training begins: their weights loaded, or drawn
+    for it. Raises ValueError as `build` does."""
+    found: dict[Modality, Encoder] = {}
+    for modality, one in _configured(config):
+        if modality not in modalities:
+            continue
+        kind = ENCODERS[one.kind]
+        if kind in FROM_SCRATCH and one.weights == weights.RANDOM:
+            found[modality] = weights.draw(weights.empty(lambda kind=kind, one=one: kind(one)), one.seed, SPREAD)
+        else:
+            found[modality] = _built(modality, one)
+        found[modality].requires_grad_(True)
+    return found
+
+
+def _built(modality: Modality, one: Any) -> Encoder:
+    """An encoder with its weights; also those of a model that was exported, whose folder `weights` names then."""
+    what = f"{modality} encoder ({one.kind})"
+    if one.weights == weights.RANDOM or not (folder := weights.locate(one.weights, what)).is_dir():
+        return ENCODERS[one.kind].build(one)
+    if not (folder / FILE).is_file():
+        return ENCODERS[one.kind].build(one)
+    theirs = getattr(validate(EncodersConfig, json.loads((folder / FILE).read_text()), str(folder / FILE)), modality)
+    if theirs is None or theirs.kind != one.kind:
+        raise ValueError(f"{what}: {folder} holds {theirs.kind if theirs else 'none'} for {modality}")
+    asked = {name: getattr(one, name) for name in one.model_fields_set - {"kind", "seed"}}
+    for name in sorted(asked.keys() - {"weights", "max_length"}):
+        if asked[name] is not None and asked[name] != getattr(theirs, name):
+            raise ValueError(
+                f"{what}: the configuration asks for {name} = {asked[name]}, {folder} has {getattr(theirs, name)}"
+            )
+    module = ENCODERS[one.kind].skeleton(theirs.model_copy(update=asked), folder)
+    prefix = f"encoders.{modality}."
+    tensors = weights.read(folder / "model.safetensors", what)
+    named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return weights.fill(module, named, folder, what)
 
 
 def _configured(config: EncodersConfig) -> list[tuple[Modality, Any]]:

@@ -29,11 +29,11 @@ HIDDEN = 0  # the ASCII code of a residue that is not told
 SEEN = 1 - 0.15 * 0.8
 WHAT = "sequence encoder (esm)"
 
-_letters = torch.full((256,), ALPHABET.index("X"))  # ASCII code → token; what the alphabet lacks is X
-_letters[HIDDEN] = MASK
+_tokens = torch.full((256,), ALPHABET.index("X"))  # ASCII code → token; what the alphabet lacks is X
+_tokens[HIDDEN] = MASK
 for _token, _symbol in enumerate(ALPHABET):
     if len(_symbol) == 1:
-        _letters[ord(_symbol)] = _token
+        _tokens[ord(_symbol)] = _token
 
 
 class EsmConfig(Config):
@@ -131,7 +131,7 @@ class Esm(nn.Module):
         rows = framed(sequences.offsets)
         tokens = torch.full_like(rows.positions, EOS)
         tokens[rows.positions == 0] = BOS
-        tokens[rows.inner] = _letters.to(tokens.device)[sequences.letters.long()]
+        tokens[rows.inner] = tokens_of(sequences.letters)
         hidden = self.embed(tokens)
         if self.config.token_dropout:
             hidden = (hidden * _shown(tokens == MASK, rows.offsets)).to(hidden.dtype)
@@ -180,6 +180,11 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor, embed: Tied) -> Tensor:
         return embed(self.norm(functional.gelu(self.dense(hidden))), scores=True) + self.bias
+
+
+def tokens_of(letters: Tensor) -> Tensor:
+    """int64 [N], places in `ALPHABET`, of ASCII codes uint8 [N]; `HIDDEN` is the mask's."""
+    return _tokens.to(letters.device)[letters.long()]
 
 
 def framed(offsets: Tensor) -> Framed:

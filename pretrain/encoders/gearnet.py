@@ -44,7 +44,8 @@ class GearNetConfig(Config):
     """weights: `random`, or a state dict of TorchDrug's GearNet (BatchNorm, short cuts, no edge layers), in a `.pt`,
     `.pth` or `.safetensors` file.
 
-    layers, hidden: 6 × 512 as published. max_length: structure residues seen, None for all.
+    layers, hidden: 6 × 512 as published. max_length: structure residues seen, None for all. norm: read from the
+    weights.
     """
 
     kind: Literal["gearnet"] = "gearnet"
@@ -53,6 +54,7 @@ class GearNetConfig(Config):
     layers: PositiveInt = 6
     hidden: PositiveInt = 512
     max_length: PositiveInt | None = None
+    norm: Literal["layer", "batch"] | None = None
 
 
 class GearNet(nn.Module):
@@ -60,9 +62,10 @@ class GearNet(nn.Module):
 
     def __init__(self, config: GearNetConfig):
         super().__init__()
-        self.config = config
+        kind = config.norm or ("layer" if config.weights == weights.RANDOM else "batch")
+        self.config = config.model_copy(update={"norm": kind})
         self.width = config.layers * config.hidden
-        norm = nn.LayerNorm if config.weights == weights.RANDOM else RunningNorm
+        norm = nn.LayerNorm if kind == "layer" else RunningNorm
         widths = [len(RESIDUES) + 1] + [config.hidden] * config.layers
         self.layers = nn.ModuleList(RelationalConv(before, after, norm(after)) for before, after in pairwise(widths))
         self.norms = nn.ModuleList(norm(config.hidden) for _ in range(config.layers))

