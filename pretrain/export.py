@@ -62,7 +62,7 @@ def export(
     config = validate(RunConfig, found.state["config"], str(found.path))
     encoders = Encoders.build(config.frozen, config.model.trains)
     _check_encoders(found, encoders)
-    trained = {modality: getattr(encoders, modality) for modality in config.model.trains}
+    trained = {modality: getattr(encoders, modality).requires_grad_(True) for modality in config.model.trains}
     model = models.build(config.model, encoders.widths(), trained)
     found.load_model(model)
     encoders.adopt(trained)

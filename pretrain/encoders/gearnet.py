@@ -15,6 +15,7 @@ neighbourhood at 32 by chance; here it is whole.
 
 import re
 import warnings
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -109,7 +110,7 @@ class GearNet(nn.Module):
         order = (rows * count + source).argsort()
         ordered = torch.stack([rows[order], source[order]])
         shape = (count * RELATIONS, count)
-        graph = EdgeIndex(ordered, sparse_size=shape, sort_order="row")  # pyright: ignore[reportCallIssue]
+        graph = Graph(EdgeIndex(ordered, sparse_size=shape, sort_order="row"))  # pyright: ignore[reportCallIssue]
         kinds = _letters.to(source.device)[structures.letters.long()]
         hidden = nn.functional.one_hot(kinds, len(RESIDUES) + 1).to(next(self.parameters()).dtype)
         kept = []
@@ -118,6 +119,14 @@ class GearNet(nn.Module):
             hidden = norm(after + hidden if after.shape == hidden.shape else after)
             kept.append(hidden)
         return torch.cat(kept, dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """sums: a torch-geometric EdgeIndex, [N · relations, N]. In a wrapping, because ZeRO-3 takes every tensor among a
+    module's arguments through a function of its own, from which this one returns as a plain tensor."""
+
+    sums: Any
 
 
 class RelationalConv(nn.Module):
@@ -129,15 +138,13 @@ class RelationalConv(nn.Module):
         self.self_loop = nn.Linear(before, after)
         self.norm = norm
 
-    def forward(self, hidden: Tensor, graph: Any) -> Tensor:
-        """graph: a torch-geometric EdgeIndex, [N · relations, N].
-
-        The sums come from one sparse product; messages written out per edge would be 25 times the features. It is in
+    def forward(self, hidden: Tensor, graph: Graph) -> Tensor:
+        """The sums come from one sparse product; messages per edge would be 25 times the features. It is in
         float32 whatever the weights are: the library's matrix is, and takes no other beside it.
         """
         with torch.sparse.check_sparse_tensor_invariants(False), warnings.catch_warnings():  # `edges` keeps them
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            sums = graph.matmul(hidden.float()) if len(hidden) else hidden.float()
+            sums = graph.sums.matmul(hidden.float()) if len(hidden) else hidden.float()
         sums = sums.to(hidden.dtype).view(len(hidden), RELATIONS * hidden.shape[1])
         return self.norm(self.linear(sums) + self.self_loop(hidden)).relu()
 

@@ -11,7 +11,12 @@ from pretrain.config import Config
 from pretrain.run import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS: dict[str, type[Config]] = {"fetch": FetchConfig, "prepare": PrepareConfig, "amma": RunConfig, "unimodal": RunConfig}
+KINDS: dict[str, type[Config]] = {
+    "fetch": FetchConfig,
+    "prepare": PrepareConfig,
+    "amma": RunConfig,
+    "unimodal": RunConfig,
+}
 SHIPPED = sorted((ROOT / "configs").rglob("*.toml"))
 
 

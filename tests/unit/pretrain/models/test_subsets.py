@@ -1,0 +1,74 @@
+"""Every model, and every subset of its modalities: losses, gradients and embeddings, from the model and its export."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain import checkpoint
+from pretrain.batch import Embeddings
+from pretrain.checkpoint import CheckpointConfig
+from pretrain.config import dump, validate
+from pretrain.export import export
+from pretrain.inference import load
+from pretrain.run import RunConfig
+from tests.models import MODELS, batch_of, build, encoders_config, sample, subsets
+from tests.unit.datasets import write
+from tests.unit.pretrain.conftest import Trained
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_subset_goes_forward_and_backward(name: str) -> None:
+    model, encoders = build(name)
+    for has in subsets(model.modalities):
+        batch = batch_of([sample(i, *has) for i in range(3)], encoders)
+        features = encoders(batch)
+        model.zero_grad()
+        losses = model(features, batch)
+        assert isinstance(losses, dict) and tuple(losses) == model.loss_names()
+        assert {loss: each.count for loss, each in losses.items()} == model.counts(batch), has
+        assert all(each.sum.isfinite() and (each.count or each.sum.item() == 0) for each in losses.values()), has
+        torch.stack([each.sum for each in losses.values()]).sum().backward()
+        wrong = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or p.grad.isnan().any())]
+        assert not wrong, (has, wrong)
+        with torch.no_grad():
+            found = model(features, batch, task="embeddings")
+        assert isinstance(found, Embeddings) and found.fused.isfinite().all(), has
+        assert {m: bool(found.present[m].all()) for m in model.modalities} == {m: m in has for m in model.modalities}
+        assert all(not found.values[m].any() for m in model.modalities if m not in has), has
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_exported_model_embeds_every_subset(name: str, tmp_path: Path) -> None:
+    """As the model did in training, whoever the batch mates are."""
+    model, encoders = build(name)
+    every = [sample(i, *has) for i, has in enumerate(subsets(model.modalities))]
+    data = write(tmp_path / "data", {"train": every})
+    tree = {
+        "out": str(tmp_path / "run"), "steps": 9, "data": {"path": str(data), "plan": {"samples": 4}},
+        "encoders": dump(encoders_config(name)), "model": MODELS[name][0],
+    }  # fmt: skip
+    config = validate(RunConfig, tree, "test")
+    state = {
+        "position": {}, "config": dump(config),
+        "identity": {
+            "data": {"name": "tiny", "manifest_sha256": "ef" * 32}, "model": dump(config.model),
+            "encoders": json.loads(json.dumps(encoders.identity())),
+        },
+    }  # fmt: skip
+    checkpoint.save(config.out / "checkpoints", Trained(model), 7, state, CheckpointConfig())  # type: ignore[arg-type]
+    (config.out / "log.jsonl").write_text("")
+    loaded = load(export(config.out, tmp_path / "exported"))
+    together = loaded.embed(every)
+    assert torch.from_numpy(together.fused).isfinite().all()
+    for i, one in enumerate(every):
+        alone = loaded.embed([one])
+        assert abs(alone.fused[0] - together.fused[i]).max() < 1e-5, one.modalities
+    short = [one for one in every if not one.structures and len(one.images) < 2]  # of these nothing is drawn
+    if short:
+        with torch.no_grad():
+            batch = batch_of(short, encoders)
+            trained = model.eval()(encoders(batch), batch, task="embeddings")
+        rows = [every.index(one) for one in short]
+        assert (torch.from_numpy(together.fused[rows]) - trained.fused.float()).abs().max() < 1e-5
