@@ -28,7 +28,7 @@ HELD = 256 << 20  # bytes of all partitions' facts read ahead
 SMALLEST = 64 << 10  # bytes of one partition's
 LETTERS = "".join(chr(c).upper() if chr(c).isascii() and chr(c).isalpha() else "X" for c in range(256))
 FASTA = "sequences.fasta"
-HOMOLOGS = "homologs"
+HOMOLOGS, KEYS = "homologs", "keys"
 Splits = NDArray[np.uint8]
 
 
@@ -39,7 +39,7 @@ class Summary:
     splits: proteins in each. shares: asked for and reached. mmseqs: version, commands and clusters, and what counts as
     relatives. joined: pairs, by what joins them. components: sets that nothing joins with another. sizes: of these.
     largest: the largest one's smallest key, and its size. to_train: components and proteins that SplitConfig.largest
-    sent there. held_out: proteins of each held-out species, and homologs of these in others.
+    sent there. held_out: proteins of each held-out species, those held out by key, and homologs of these in others.
     """
 
     method: str
@@ -60,12 +60,14 @@ class Summary:
 class Crowd:
     """All proteins, by number. partition: where each one's facts are. own: the split that its key alone would give.
 
-    taxon: its own if that is held out, else 0. letters: a hash of its sequence, 0 without one. links: by kind, hashes
-    of links and the numbers of proteins that have them. isoforms: numbers of proteins that belong to the one before.
+    held: 1 for a protein that is held out, of a species or by its key. taxon: its own if that is held out, else 0.
+    letters: a hash of its sequence, 0 without one. links: by kind, hashes of links and the numbers of proteins that
+    have them. isoforms: numbers of proteins that belong to the one before.
     """
 
     partition: "array[int]" = field(default_factory=lambda: array("I"))
     own: "array[int]" = field(default_factory=lambda: array("B"))
+    held: "array[int]" = field(default_factory=lambda: array("B"))
     taxon: "array[int]" = field(default_factory=lambda: array("I"))
     letters: "array[int]" = field(default_factory=lambda: array("Q"))
     links: "dict[str, tuple[array[int], array[int]]]" = field(default_factory=dict)
@@ -74,7 +76,7 @@ class Crowd:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """splits: uint8 [N], as stored. fixed: bool [N], of components that have a held-out species. to_train: as told."""
+    """splits: uint8 [N], as stored. fixed: bool [N], of components that have something held out. to_train: as told."""
 
     splits: Splits
     fixed: NDArray[np.bool_]
@@ -98,6 +100,11 @@ def assign(place: Place, facts: Sequence[str], config: SplitConfig, folder: Path
         raise ValueError(
             f"split.held_out_taxa: no protein here is of NCBI taxon {', '.join(missing)}; correct the number, or read "
             "entries or tables that have taxon ids"
+        )
+    if config.held_out_keys and not any(crowd.held):
+        raise ValueError(
+            f"split.held_out_keys: no protein here has one of the {len(config.held_out_keys)} keys, the first of which "
+            f"is {config.held_out_keys[0]!r}; give keys as samples have them (accessions)"
         )
     root = components.alone(len(crowd.own))
     joined = link(crowd, root)
@@ -126,13 +133,14 @@ def assign(place: Place, facts: Sequence[str], config: SplitConfig, folder: Path
 def gather(place: Place, names: Sequence[str], config: SplitConfig, fasta: Path) -> Crowd:
     """Go through all facts once. Sequences go to `fasta`, under their proteins' numbers, if they are to be compared."""
     crowd, before = Crowd(), ""
-    taxa = set(config.held_out_taxa)
+    taxa, keys = set(config.held_out_taxa), set(config.held_out_keys)
     wanted = config.method == "cluster"
     with open(fasta, "w", encoding="ascii") as file:
         for number, (key, partition, each) in enumerate(merged(place, names)):
             crowd.partition.append(partition)
             crowd.own.append(draw(key, config))
             crowd.taxon.append(each.taxon if each.taxon in taxa else 0)
+            crowd.held.append(each.taxon in taxa or key in keys)
             if parent(key) != key and parent(key) == parent(before):  # `P12345` comes just before `P12345-2`
                 crowd.isoforms.append(number)
             for link in each.links:
@@ -207,29 +215,31 @@ def compare(
 
 
 def draw_components(root: Numbers, crowd: Crowd, config: SplitConfig) -> Drawn:
-    """Each component gets the split of its smallest key; but for large ones, and those that have a held-out species."""
+    """Each component gets the split of its smallest key; but for large ones, and those that have something held out."""
     count = len(root)
     splits: Splits = np.asarray(crowd.own)[root]
     wanted = min((share for share in (config.valid, config.test) if share), default=1.0)
     size = np.bincount(root, minlength=count)
     large = (size > max(1, int(config.largest * wanted * count))) & (np.asarray(crowd.own) != TRAIN)
     splits[large[root]] = TRAIN
-    taxon = np.asarray(crowd.taxon)
+    itself = np.asarray(crowd.held, dtype=bool)
     held = np.zeros(count, dtype=bool)
-    held[root[taxon > 0]] = True
+    held[root[itself]] = True
     large &= ~held
     splits[held[root]] = TEST
-    homologs = held[root] & (taxon == 0)
+    homologs = held[root] & ~itself
     if config.homologs == "drop":
         splits[homologs] = DROPPED
     return Drawn(splits, held[root], {"components": int(large.sum()), "proteins": int(size[large].sum())})
 
 
 def held_out(drawn: Drawn, crowd: Crowd, config: SplitConfig) -> dict[str, int]:
-    """Proteins of each held-out species, and those of others that went with them or were left out."""
-    taxon = np.asarray(crowd.taxon)
-    species = {str(id): int((taxon == id).sum()) for id in config.held_out_taxa}
-    return {**species, HOMOLOGS: int((drawn.fixed & (taxon == 0)).sum())} if species else {}
+    """Proteins of each held-out species, those held out by key, and others that went with them or were left out."""
+    taxon, held = np.asarray(crowd.taxon), np.asarray(crowd.held, dtype=bool)
+    told = {str(id): int((taxon == id).sum()) for id in config.held_out_taxa}
+    if config.held_out_keys:
+        told[KEYS] = int((held & (taxon == 0)).sum())
+    return {**told, HOMOLOGS: int((drawn.fixed & ~held).sum())} if told else {}
 
 
 def write_tables(place: Place, facts: Sequence[str], crowd: Crowd, splits: Splits, folder: Path) -> None:

@@ -40,8 +40,9 @@ class SplitConfig(ClusterConfig):
     together: links that are kept in one split with either method: images' genes and antibodies. Isoforms always are.
     largest: a component with more than this share of the smaller of valid and test goes to train: it would fill a split
     by itself.
-    held_out_taxa: NCBI ids of species whose proteins are all in test. homologs: what becomes of other species' proteins
-    in their components: `test` puts them there too, `drop` leaves them out.
+    held_out_taxa: NCBI ids of species whose proteins are all in test. held_out_keys: proteins that are in test, as
+    those of a benchmark on which models will be judged. homologs: what becomes of other proteins in the components of
+    either: `test` puts them there too, `drop` leaves them out.
     search: of method `cluster`: clusters leave relatives apart. So compare the held-out proteins with all others, join
     what is related and draw again, until none of them has a relative outside of its component. Without it, at 30 %
     identity, 45 % of the pack's held-out proteins have one in train (`mode = "cluster"`: 8 %; a split by hash: 67 %).
@@ -54,6 +55,7 @@ class SplitConfig(ClusterConfig):
     together: tuple[Literal["gene", "antibody"], ...] = ("gene", "antibody")
     largest: float = pydantic.Field(0.1, gt=0.0, le=1.0)
     held_out_taxa: tuple[int, ...] = ()
+    held_out_keys: tuple[str, ...] = ()
     homologs: Literal["test", "drop"] = "test"
     search: bool = True
 
@@ -98,7 +100,11 @@ def parent(key: str) -> str:
 
 def needs_all(config: SplitConfig, links: bool) -> bool:
     """Whether splits have to be drawn for all proteins together, by `assign`. links: whether any protein has some."""
-    return config.method == "cluster" or bool(config.held_out_taxa) or (links and bool(config.together))
+    return (
+        config.method == "cluster"
+        or bool(config.held_out_taxa or config.held_out_keys)
+        or (links and bool(config.together))
+    )
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,20 @@ def test_a_held_out_species_that_is_not_there_is_an_error(tmp_path):
         assigned(tmp_path / "a", crowd(), config(held_out_taxa=(4932, 49320)))
 
 
+def test_proteins_held_out_by_key_take_their_relatives_along(tmp_path):
+    facts = crowd()
+    keys = tuple(f.key for f in facts[::40])
+    of, summary = assigned(
+        tmp_path / "a", facts, config(valid=0.1, test=0.0, held_out_keys=(*keys, "Q0"), largest=0.01)
+    )
+    related = {key for group in sets(facts, ("gene", "antibody")) if {*keys} & {*group} for key in group} - {*keys}
+    assert {of[key] for key in keys} == {of[key] for key in related} == {"test"} and len(related) > 5
+    assert {of[f.key] for f in facts if f.key not in related | {*keys}} == {"train", "valid"}
+    assert summary.held_out == {"keys": len(keys), "homologs": len(related)}  # that Q0 is not here shows as one less
+    with pytest.raises(ValueError, match=r"no protein here has one of the 1 keys, the first of which is 'Q0'"):
+        assigned(tmp_path / "b", facts, config(held_out_keys=("Q0",)))
+
+
 def test_settings_of_clusters_are_refused_where_nothing_is_compared():
     with pytest.raises(ValueError, match=r"identity, search would do nothing with method = 'hash'"):
         SplitConfig.model_validate({"method": "hash", "identity": 0.5, "search": False})
@@ -166,7 +180,9 @@ def test_when_all_proteins_are_needed():
     assert not needs_all(config(), links=False)
     assert needs_all(config(), links=True) and not needs_all(config(together=()), links=True)
     assert needs_all(config(method="cluster"), links=False)
-    assert needs_all(config(held_out_taxa=(9606,)), links=False)
+    assert needs_all(config(held_out_taxa=(9606,)), links=False) and needs_all(
+        config(held_out_keys=("P",)), links=False
+    )
 
 
 def test_shares_that_are_more_than_all():
