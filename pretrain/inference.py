@@ -29,6 +29,7 @@ from pretrain.data.collate import collate
 from pretrain.data.draw import WHOLE, InputSpec
 from pretrain.embeddings import Embeddings, Hit, Residues, check_format, named
 from pretrain.encoders.bundle import Encoders, EncodersConfig
+from pretrain.models.amma import Amma
 from pretrain.sample import Function, Modality, Sample, Text
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -124,6 +125,25 @@ class Exported:
         own = self.embed([query])
         asked = {m: own.alone[m][0] for m, present in own.present.items() if present[0]}
         return embeddings.nearest(asked, k, by)
+
+    @torch.inference_mode()
+    def attention(self, sample: Sample, by: Modality = Modality.FUNCTION, of: Modality = Modality.SEQUENCE) -> Residues:
+        """How much the tokens of `by` attend to each token of `of`: values [L, layers], with their positions.
+
+        Raises ValueError for a model without both, or whose encoder does not join them (AMMA's does), and for a sample
+        that lacks one.
+        """
+        if not isinstance(self.model, Amma) or not {by, of} <= set(self.modalities):
+            raise ValueError(
+                f"attention from {by} to {of} needs a model of kind amma that has both; this one is "
+                f"{self.model.config.kind} with {', '.join(self.modalities)}"
+            )
+        spec = replace(self.encoders.spec(), crop=WHOLE)
+        features = self.encoders(collate([_first(sample, spec)], [0], 0, 0, spec).to(self.device))
+        if lacking := [m for m in (by, of) if not len(features[m].values)]:
+            raise ValueError(f"{sample.key} has no {' and no '.join(lacking)}; attention from {by} to {of} needs both")
+        found = self.model.looks(features, by, of)
+        return Residues(*(part.cpu().numpy() for part in (found.values.float(), found.positions, found.offsets)))
 
 
 def load(folder: str | Path, device: str = "cpu") -> Exported:

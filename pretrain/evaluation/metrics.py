@@ -167,3 +167,77 @@ def _chance(codes: Tensor, k: int) -> float:
     for drawn in range(min(k, n)):
         miss *= (negatives - drawn).clamp(min=0) / (n - drawn)
     return float((1 - miss).mean())
+
+
+def fmax_torchdrug(scores: Tensor, truth: Tensor) -> float:
+    """Protein-centric maximum F of the tables in GearNet, ProtST and AMMA, over all thresholds. 0 to 1.
+
+    scores: float [N, K]; truth: bool [N, K], N proteins and K labels. Of a threshold: precision is the mean over the
+    proteins with a score at or above it; recall the mean over all proteins, one without a true label counting 0.
+    Equal scores are one threshold. Raises ValueError for other shapes and for scores that are not finite.
+    """
+    precision, recall = _protein_centred(scores, truth)
+    return float(_f(precision, recall).max())
+
+
+def fmax_cafa(scores: Tensor, truth: Tensor) -> float:
+    """As `fmax_torchdrug`, over the proteins that have a true label (Radivojac et al. 2013). Scores and truth must hold
+    each term's ancestors already. Raises ValueError where no protein has a label."""
+    known = truth.any(1) if truth.ndim == 2 else truth
+    if not bool(known.any()):
+        raise ValueError("fmax_cafa is over proteins with a true label, and there is none")
+    return fmax_torchdrug(scores[known], truth[known])
+
+
+def aupr_micro(scores: Tensor, truth: Tensor) -> float:
+    """Average precision over all (protein, label) pairs: the precision at every positive's score, averaged. Equal
+    scores are one threshold. NaN without a positive. Raises ValueError as `fmax_torchdrug` does."""
+    _check_scores(scores, truth)
+    values, order = scores.double().flatten().sort(descending=True)
+    hits = truth.flatten()[order].double()
+    ends = _ends(values)
+    true = hits.cumsum(0)[ends]
+    gained = torch.diff(true, prepend=true.new_zeros(1))
+    return float((gained * true / (ends + 1)).sum() / hits.sum())
+
+
+def _protein_centred(scores: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """(precision, recall) at each distinct score, highest first: [T] each.
+
+    One pass over all pairs in the order of scores: a pair changes its own protein's precision, from what its r − 1
+    better ones gave to what r give, and its recall.
+    """
+    _check_scores(scores, truth)
+    proteins, labels = truth.shape
+    order = scores.double().argsort(dim=1, descending=True, stable=True)
+    hits = truth.gather(1, order).double()
+    found, rank = hits.cumsum(1), torch.arange(1, labels + 1, dtype=torch.double)
+    precise = found / rank
+    change = torch.diff(precise, dim=1, prepend=precise.new_zeros(proteins, 1))
+    recalled = hits / truth.sum(1, keepdim=True).clamp(min=1)
+    values, along = scores.double().gather(1, order).flatten().sort(descending=True, stable=True)
+    first = (rank == 1).double().expand_as(hits)
+    change, recalled, first = (part.flatten()[along].cumsum(0) for part in (change, recalled, first))
+    ends = _ends(values)
+    return change[ends] / first[ends], recalled[ends] / proteins
+
+
+def _f(precision: Tensor, recall: Tensor) -> Tensor:
+    return 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+
+
+def _ends(values: Tensor) -> Tensor:
+    """int64 [T]: the last place of each run of equal values."""
+    last = torch.ones(len(values), dtype=torch.bool)
+    last[:-1] = values[1:] != values[:-1]
+    return last.nonzero().squeeze(1)
+
+
+def _check_scores(scores: Tensor, truth: Tensor) -> None:
+    if scores.ndim != 2 or scores.shape != truth.shape or not scores.numel() or truth.dtype != torch.bool:
+        raise ValueError(
+            f"scores and truth must be [proteins, labels], truth of bool; got {(*scores.shape,)} and "
+            f"{(*truth.shape,)} of {truth.dtype}"
+        )
+    if not bool(scores.isfinite().all()):
+        raise ValueError("scores that are not finite: the model or the probe has diverged")

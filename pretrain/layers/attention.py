@@ -38,6 +38,14 @@ def attention(
     return _by_segment(query_NHD, key_MHD, value_MHD, query_lengths, key_lengths)
 
 
+def weights(query_NHD: Tensor, key_MHD: Tensor, query_offsets: Tensor, key_offsets: Tensor) -> list[Tensor]:
+    """What `attention` mixes values by: per segment [H, n, m], rows of sum 1. For looking at: every score is kept."""
+    query_lengths, key_lengths = _lengths(query_offsets), _lengths(key_offsets)
+    parts = zip(query_NHD.split(query_lengths), key_MHD.split(key_lengths), strict=True)
+    scale = query_NHD.shape[-1] ** -0.5
+    return [(torch.einsum("nhd,mhd->hnm", query, key) * scale).softmax(-1) for query, key in parts]
+
+
 def _by_segment(
     query_NHD: Tensor, key_MHD: Tensor, value_MHD: Tensor, query_lengths: list[int], key_lengths: list[int]
 ) -> Tensor:

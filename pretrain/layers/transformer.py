@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from pretrain.batch import offsets_of
 from pretrain.layers import flops
-from pretrain.layers.attention import attention
+from pretrain.layers.attention import attention, weights
 
 
 class Transformer(nn.Module):
@@ -28,6 +28,15 @@ class Transformer(nn.Module):
         for block in self.blocks:
             rows = _again(block, rows, offsets) if self.recompute and torch.is_grad_enabled() else block(rows, offsets)
         return self.norm(rows)
+
+    def looks(self, rows: Tensor, offsets: Tensor) -> list[list[Tensor]]:
+        """Per block and segment, who attends to whom: [H, n, n], rows of sum 1."""
+        found = []
+        for block in self.blocks:
+            normed = block.attention_norm(rows)  # type: ignore[operator]
+            found.append(block.attention.looks(normed, normed, offsets, offsets))  # type: ignore[operator, union-attr]
+            rows = block(rows, offsets)
+        return found
 
     def flops(self, lengths: Tensor) -> int:
         """Forward over segments of int64 lengths [B]."""
@@ -86,10 +95,15 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, rows: Tensor, context: Tensor, offsets: Tensor, context_offsets: Tensor) -> Tensor:
-        query_NHD, key_MHD, value_MHD = (
-            part.unflatten(1, (self.heads, -1)) for part in (self.query(rows), self.key(context), self.value(context))
-        )
+        query_NHD, key_MHD, value_MHD = map(self._by_head, (self.query(rows), self.key(context), self.value(context)))
         return self.out(attention(query_NHD, key_MHD, value_MHD, offsets, context_offsets).flatten(1))
+
+    def looks(self, rows: Tensor, context: Tensor, offsets: Tensor, context_offsets: Tensor) -> list[Tensor]:
+        """Per segment [H, n, m], how much each row reads of each of its context."""
+        return weights(self._by_head(self.query(rows)), self._by_head(self.key(context)), offsets, context_offsets)
+
+    def _by_head(self, rows: Tensor) -> Tensor:
+        return rows.unflatten(1, (self.heads, -1))
 
     def flops(self, queries: Tensor, keys: Tensor) -> int:
         there_and_back = flops.linear(self.query, queries) + flops.linear(self.out, queries)

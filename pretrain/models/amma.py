@@ -10,7 +10,7 @@ alone push structure and function into them. No masked feature reaches any decod
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, Self
 
@@ -22,8 +22,9 @@ from torch.nn.functional import normalize
 from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Tokens
 from pretrain.config import Config
 from pretrain.layers import flops
+from pretrain.layers.decoder import Decoder, DecoderConfig, Sees
 from pretrain.layers.projection import Projection, Temperature, mean
-from pretrain.layers.transformer import CrossBlock, Mark, Transformer, interleave, sinusoid
+from pretrain.layers.transformer import Mark, Transformer, interleave
 from pretrain.masking import MaskingConfig, Masks, draw_masks
 from pretrain.objectives.contrastive import Negatives, Rows, gather
 from pretrain.objectives.reconstruction import reconstruction
@@ -38,13 +39,6 @@ PRESETS: dict[str, dict[Modality, tuple[Modality, ...]]] = {
 }
 
 
-class Sees(Config):
-    """One decoder's row of the matrix: the modalities whose latents it reads, and whether it reads the global token."""
-
-    tokens: tuple[Modality, ...]
-    global_token: bool = True
-
-
 class Weights(Config):
     """Weight of each modality's reconstruction loss."""
 
@@ -52,12 +46,6 @@ class Weights(Config):
     structure: float = Field(default=1.0, ge=0)
     function: float = Field(default=1.0, ge=0)
     image: float = Field(default=1.0, ge=0)
-
-
-class DecoderConfig(Config):
-    width: int = Field(default=256, gt=0, multiple_of=2)
-    depth: int = Field(default=2, gt=0)
-    heads: int = Field(default=8, gt=0)
 
 
 class AmmaConfig(Config):
@@ -136,7 +124,12 @@ class Amma(nn.Module):
         self.global_token = Mark(config.width)
         self.encoder = Transformer(config.width, config.depth, config.heads, config.mlp_ratio)
         if config.variant == "reconstruction":
-            self.decoders = nn.ModuleDict({m.value: Decoder(m, config, widths[m]) for m in self.modalities})
+            self.decoders = nn.ModuleDict(
+                {
+                    m.value: Decoder(m, config.row(m), config.decoder, config.width, widths[m], config.mlp_ratio)
+                    for m in self.modalities
+                }
+            )
         else:
             self.head = nn.Linear(config.width, config.embedding)
             self.temperature = Temperature(config.temperature)
@@ -211,6 +204,26 @@ class Amma(nn.Module):
         """The latents of every token, all modalities together: per-residue representations."""
         return self(features, task="latents")
 
+    @torch.no_grad()
+    def looks(self, features: Features, by: Modality = FUNCTION, of: Modality = SEQUENCE) -> Tokens:
+        """How much the tokens of `by` attend to each token of `of`, all visible: values [N, depth], the mean over heads
+        and over the tokens of `by`. Over a protein they sum to at most 1, as tokens of others are attended to as well;
+        0 where it has none of `by`. The figure of AMMA's residues that function texts look at.
+        """
+        tokens = {m: features[m] for m in self.modalities}
+        joined = self._joined(tokens)
+        where = torch.cat([torch.full((len(part),), i) for i, part in enumerate(joined.parts)])[joined.order.cpu()]
+        numbers = [0, *(1 + self.modalities.index(m) for m in (by, of))]
+        kinds = where.split(joined.offsets.diff().tolist())
+        found = []
+        for layer in self.encoder.looks(torch.cat(joined.parts)[joined.order], joined.offsets):
+            rows = [
+                look.mean(0)[kind == numbers[1]][:, kind == numbers[2]].sum(0) / max(1, int((kind == numbers[1]).sum()))
+                for look, kind in zip(layer, kinds, strict=True)
+            ]
+            found.append(torch.cat(rows))
+        return replace(features[of], values=torch.stack(found, 1))
+
     def _masks(self, batch: Batch) -> Masks:
         lengths = {m: batch.lengths[m] for m in self.modalities}
         return draw_masks(lengths, batch.seed, batch.step, batch.slots, self.config.masking)
@@ -224,16 +237,20 @@ class Amma(nn.Module):
         Alone, a protein is as many segments as there are modalities, each with a global token, which are not returned.
         """
         proteins = len(next(iter(tokens.values())).offsets) - 1
+        joined = self._joined(tokens, alone)
+        encoded = self.encoder(torch.cat(joined.parts)[joined.order], joined.offsets)[joined.order.argsort()]
+        globals_, *latents = encoded.split([len(part) for part in joined.parts])
+        parts = {m: replace(each, values=part) for (m, each), part in zip(tokens.items(), latents, strict=True)}
+        return Latents(parts, globals_[:proteins])
+
+    def _joined(self, tokens: dict[Modality, Tokens], alone: bool = False) -> "_Joined":
+        proteins = len(next(iter(tokens.values())).offsets) - 1
         segments = proteins * len(tokens) if alone else proteins
         rows = [self.projections[m](each.values, each.positions) for m, each in tokens.items()]
         rows.insert(0, self.global_token(rows[0].new_zeros(segments, self.config.width)))
         owners = [each.owners + (i * proteins if alone else 0) for i, each in enumerate(tokens.values())]
         owners.insert(0, torch.arange(segments, device=rows[0].device))
-        order, offsets = interleave(owners, segments)
-        encoded = self.encoder(torch.cat(rows)[order], offsets)[order.argsort()]
-        globals_, *latents = encoded.split([len(part) for part in rows])
-        parts = {m: replace(each, values=part) for (m, each), part in zip(tokens.items(), latents, strict=True)}
-        return Latents(parts, globals_[:proteins])
+        return _Joined(rows, *interleave(owners, segments))
 
     def _reconstruct(self, features: Features, batch: Batch, visible: dict[Modality, Tensor]) -> Losses:
         latents = self._encode({m: features[m].select(visible[m]) for m in self.modalities})
@@ -270,44 +287,13 @@ class Amma(nn.Module):
         return Embeddings(*self._alone(tokens), self._vector(list(together.tokens.values())))
 
 
-class Decoder(nn.Module):
-    """All slots of one modality, filled in from the latents that its row of `sees` names."""
+@dataclass(frozen=True, eq=False)
+class _Joined:
+    """What the encoder takes: global tokens' rows, each modality's, and the order that brings segments together."""
 
-    def __init__(self, modality: Modality, config: AmmaConfig, target: int):
-        super().__init__()
-        self.modality, self.sees, self.width = modality, config.row(modality), config.decoder.width
-        width = self.width
-        self.adopt = nn.Linear(config.width, width) if modality in self.sees.tokens else None
-        self.mask = Mark(width)
-        self.mark = Mark(width)
-        self.cross = CrossBlock(width, config.decoder.heads, config.width, config.mlp_ratio)
-        self.blocks = Transformer(width, config.decoder.depth, config.decoder.heads, config.mlp_ratio)
-        self.out = nn.Linear(width, target)
-
-    def forward(self, latents: Latents, positions: Tensor, offsets: Tensor, visible: Tensor) -> Tensor:
-        """[N, target]. positions, visible: [N], of every slot; this modality's latents are those of the visible."""
-        rows = self.mask(latents.global_token.new_zeros(len(positions), self.width))
-        if self.adopt is not None:
-            own = self.adopt(latents.tokens[self.modality].values)
-            rows = rows.masked_scatter(visible.unsqueeze(1), own.to(rows.dtype))
-        rows = self.mark(rows + sinusoid(positions, self.width).to(rows.dtype))
-        context, context_offsets = self._context(latents)
-        return self.out(self.blocks(self.cross(rows, context, offsets, context_offsets), offsets))
-
-    def flops(self, lengths: Tensor, kept: Mapping[Modality, Tensor]) -> int:
-        """Forward. lengths: int64 [B], this modality's slots; kept: by modality, the latents."""
-        adopted = flops.linear(self.adopt, kept[self.modality]) if self.adopt is not None else 0
-        context = sum((kept[m] for m in self.sees.tokens), torch.full_like(lengths, self.sees.global_token))
-        crossed = self.cross.flops(lengths, context)
-        return adopted + crossed + self.blocks.flops(lengths) + flops.linear(self.out, lengths)
-
-    def _context(self, latents: Latents) -> tuple[Tensor, Tensor]:
-        proteins = len(latents.global_token)
-        parts = [(latents.tokens[m].values, latents.tokens[m].owners) for m in self.sees.tokens]
-        if self.sees.global_token:
-            parts.append((latents.global_token, torch.arange(proteins, device=latents.global_token.device)))
-        order, offsets = interleave([owners for _, owners in parts], proteins)
-        return torch.cat([values for values, _ in parts])[order], offsets
+    parts: list[Tensor]
+    order: Tensor
+    offsets: Tensor
 
 
 def _confidence(batch: Batch, tokens: Tokens) -> Tensor:

@@ -3,9 +3,9 @@
 import torch
 import torch.distributed as dist
 
-from pretrain import distributed, models
+from pretrain import distributed
 from pretrain.engine import Engine, EngineConfig, OptimizerConfig, start
-from pretrain.models.amma import AmmaConfig, DecoderConfig
+from pretrain.models.amma import Amma, AmmaConfig, DecoderConfig
 from tests.ranks.processes import run
 from tests.ranks.test_engine import PROTEINS, WIDTHS, _batch
 
@@ -22,7 +22,7 @@ def _trained(stages: list[int]) -> list[list[dict]]:
             device = start(config)
             torch.manual_seed(0)
             decoder = DecoderConfig(width=8, depth=2, heads=2)
-            model = models.build(AmmaConfig(width=16, depth=2, heads=2, decoder=decoder), WIDTHS)
+            model = Amma(AmmaConfig(width=16, depth=2, heads=2, decoder=decoder), WIDTHS)
             engine = Engine(model, config, OptimizerConfig(), device)
             assert model.encoder.recompute == again
             share = len(PROTEINS) // distributed.world()

@@ -120,6 +120,23 @@ def test_a_model_without_function_says_that_it_reads_no_texts(model, embeddings,
         model.search("binds zinc", embeddings)
 
 
+def test_attention_from_function_to_residues(model, samples):
+    whole = next(sample for sample in samples if set(sample.modalities) == {SEQUENCE, STRUCTURE, FUNCTION})
+    found = model.attention(whole)
+    assert found.values.shape == (min(30, len(whole.sequence)), model.model.config.depth)
+    assert (found.values > 0).all() and (found.values.sum(0) < 1).all()
+    other = replace(whole, function=Function(texts=(Text("folds something else", "a"),)))
+    assert not np.allclose(model.attention(other).values, found.values)
+    with pytest.raises(ValueError, match="Q has no function; attention from function to sequence needs both"):
+        model.attention(Sample("Q", whole.sequence))
+
+
+def test_attention_needs_a_model_that_joins_both(model, samples, monkeypatch):
+    monkeypatch.setattr(model.model, "modalities", (SEQUENCE, STRUCTURE))
+    with pytest.raises(ValueError, match="needs a model of kind amma that has both; this one is amma with sequence"):
+        model.attention(samples[0])
+
+
 @pytest.mark.parametrize("query, message", [("  ", "is empty"), ("MKVLAAGIVGLCAKAYMKVLAAG", "looks like a sequence")])
 def test_texts_that_are_none(model, embeddings, query, message):
     with pytest.raises(ValueError, match=message):

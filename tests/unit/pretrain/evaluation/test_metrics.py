@@ -5,8 +5,9 @@ import random
 
 import pytest
 import torch
+from torch import Tensor
 
-from pretrain.evaluation.metrics import Cloud, alignment, cloud, recall_at_k
+from pretrain.evaluation.metrics import Cloud, alignment, aupr_micro, cloud, fmax_cafa, fmax_torchdrug, recall_at_k
 
 
 def brute(a, b, k, texts=None):
@@ -170,3 +171,69 @@ def test_what_makes_no_cloud_is_named():
         cloud(torch.full((3, 3), torch.inf))
     with pytest.raises(ValueError, match="not finite"):
         alignment(torch.ones(2, 3), torch.full((2, 3), torch.nan))
+
+
+# --- function annotation ---
+
+
+def slow_fmax(scores: Tensor, truth: Tensor) -> float:
+    """Every score as a threshold, every protein by itself."""
+    best = 0.0
+    for threshold in scores.unique().tolist():
+        precisions, recalls = [], []
+        for row, labels in zip(scores.tolist(), truth.tolist(), strict=True):
+            said = [i for i, score in enumerate(row) if score >= threshold]
+            right = sum(labels[i] for i in said)
+            if said:
+                precisions.append(right / len(said))
+            recalls.append(right / sum(labels) if any(labels) else 0.0)
+        p, r = sum(precisions) / len(precisions), sum(recalls) / len(recalls)
+        best = max(best, 2 * p * r / (p + r) if p + r else 0.0)
+    return best
+
+
+def annotations(seed: int, ties: bool) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    scores, truth = torch.rand(11, 7, generator=draw), torch.rand(11, 7, generator=draw) < 0.3
+    truth[3] = False  # a protein without a label
+    return (scores * 4).round() / 4 if ties else scores, truth
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_fmax_is_the_slow_ones(seed: int, ties: bool) -> None:
+    scores, truth = annotations(seed, ties)
+    assert fmax_torchdrug(scores, truth) == pytest.approx(slow_fmax(scores, truth), abs=1e-12)
+    known = truth.any(1)
+    assert fmax_cafa(scores, truth) == pytest.approx(slow_fmax(scores[known], truth[known]), abs=1e-12)
+    assert fmax_cafa(scores, truth) > fmax_torchdrug(scores, truth)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_aupr_is_average_precision(ties: bool) -> None:
+    from sklearn.metrics import average_precision_score
+
+    for seed in range(6):
+        scores, truth = annotations(seed, ties)
+        want = average_precision_score(truth.flatten().numpy(), scores.flatten().numpy())
+        assert aupr_micro(scores, truth) == pytest.approx(want, abs=1e-12)
+
+
+def test_perfect_and_constant_scores() -> None:
+    _, truth = annotations(0, ties=False)
+    truth[~truth.any(1), 0] = True
+    assert fmax_torchdrug(truth.double(), truth) == pytest.approx(1) and aupr_micro(truth.double(), truth) == 1.0
+    share = float(truth.double().mean(1).mean())
+    assert fmax_torchdrug(torch.zeros(truth.shape), truth) == pytest.approx(2 * share / (share + 1))
+    assert aupr_micro(torch.zeros(truth.shape), truth) == pytest.approx(float(truth.double().mean()))
+
+
+def test_scores_that_are_none_are_refused() -> None:
+    scores, truth = annotations(0, ties=False)
+    for a, b in ((scores[:5], truth), (scores, truth.double()), (scores[0], truth[0]), (scores[:0], truth[:0])):
+        with pytest.raises(ValueError, match="scores and truth must be"):
+            fmax_torchdrug(a, b)
+    with pytest.raises(ValueError, match="not finite"):
+        aupr_micro(scores * torch.nan, truth)
+    with pytest.raises(ValueError, match="there is none"):
+        fmax_cafa(scores, torch.zeros_like(truth))

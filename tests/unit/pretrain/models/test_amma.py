@@ -36,7 +36,7 @@ def tiny(**changes: object) -> AmmaConfig:
 def make_model(config: AmmaConfig, widths: dict[Modality, int], seed: int = 0) -> Amma:
     """A model whose every parameter is random, so that no term of the twin can be missing unnoticed."""
     torch.manual_seed(seed)
-    model = build(config, widths)
+    model = Amma(config, widths)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     return model
@@ -349,10 +349,39 @@ def test_half_precision_runs_by_autocast_and_by_parameters(proteins, widths):
     assert contrastive.embed(features).fused.dtype == torch.float32
 
 
+def test_looks_are_those_of_a_dense_softmax(proteins, widths):
+    """Function tokens' attention to residues, block by block: the mean over heads and over a protein's own tokens."""
+    model = make_model(TINY, widths)
+    features, _ = proteins(MIXED)
+    found = model.looks(features, by=FUNCTION, of=SEQUENCE)
+    assert found.values.shape == (sum(MIXED[SEQUENCE]), TINY.depth) and torch.equal(
+        found.positions, features[SEQUENCE].positions
+    )
+    for row in range(5):
+        parts = [model.global_token(torch.zeros(1, TINY.width))]
+        for m in Modality:
+            span = slice(*features[m].offsets[row : row + 2].tolist())
+            parts.append(model.projections[m](features[m].values[span], features[m].positions[span]))
+        counts = [len(part) for part in parts]
+        begin = [sum(counts[:i]) for i in range(5)]
+        residues, words = slice(begin[1], begin[1] + counts[1]), slice(begin[3], begin[3] + counts[3])
+        x, span = torch.cat(parts), slice(*features[SEQUENCE].offsets[row : row + 2].tolist())
+        for depth, block in enumerate(model.encoder.blocks):
+            normed, looks = norm(block.attention_norm, x), []
+            query, key = linear(block.attention.query, normed), linear(block.attention.key, normed)
+            for h in range(TINY.heads):
+                part = slice(h * 8, (h + 1) * 8)
+                looks.append((query[:, part] @ key[:, part].T / 8**0.5).softmax(1)[words, residues])
+            want = torch.stack(looks).mean((0, 1)) if counts[3] else torch.zeros(counts[1])
+            torch.testing.assert_close(found.values[span, depth], want, rtol=1e-4, atol=1e-6)
+            x = dense_mlp(block, x + dense_attention(block.attention, normed, normed))
+    assert (found.values.sum() > 0) and all(model.looks(features, IMAGE, STRUCTURE).values.sum(0) > 0)
+
+
 def test_paper_size_builds_without_memory():
     widths = dict(zip(Modality, (1280, 3072, 768, 768), strict=True))
     with torch.device("meta"):
-        model = build(AmmaConfig(), widths)
+        model = Amma(AmmaConfig(), widths)
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert sum(parameter.numel() for parameter in model.encoder.parameters()) == 12 * (12 * 768**2 + 13 * 768) + 2 * 768
     assert sum(parameter.numel() for parameter in model.parameters()) == 102_421_504

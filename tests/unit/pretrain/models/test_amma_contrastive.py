@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from pretrain.masking import MaskingConfig, draw_masks
-from pretrain.models import AmmaConfig, build
+from pretrain.models import AmmaConfig
 from pretrain.models.amma import Amma, DecoderConfig
 from pretrain.objectives.contrastive import collect
 from pretrain.sample import Modality
@@ -32,7 +32,7 @@ CONFIG = AmmaConfig(
 @pytest.fixture
 def model(widths) -> Amma:
     torch.manual_seed(0)
-    return build(CONFIG, widths)
+    return Amma(CONFIG, widths)
 
 
 def cut(proteins, parts: int):

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.batch import Batch, Features
 from pretrain.masking import MaskingConfig
-from pretrain.models import AmmaConfig, build
+from pretrain.models import AmmaConfig
 from pretrain.models.amma import Amma, DecoderConfig
 from pretrain.sample import Modality
 
@@ -19,7 +19,7 @@ UNPAIRED = {SEQUENCE: [50, 0, 0], STRUCTURE: [0, 33, 0], FUNCTION: [0, 0, 0], IM
 def model(variant: str, widths: dict[Modality, int], keep: float = 0.4) -> Amma:
     decoder = DecoderConfig(width=16, depth=2, heads=2)
     size = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2, "embedding": 8}
-    return build(
+    return Amma(
         AmmaConfig.model_validate(
             {"variant": variant, "decoder": decoder, "masking": MaskingConfig(keep=keep), **size}
         ),

@@ -198,4 +198,4 @@ def test_an_encoder_that_cannot_be_trained_alone_is_named() -> None:
         {"sequence": {"kind": "esm", "weights": "random", "layers": 1, "width": 8, "heads": 1, "head": False}}
     )
     with pytest.raises(ValueError, match="esm without its language-model head is not trained alone"):
-        build(UnimodalConfig(modality=SEQUENCE), {}, to_train(config, (SEQUENCE,)))
+        build(UnimodalConfig.model_validate({"modality": SEQUENCE}), {}, to_train(config, (SEQUENCE,)))
