@@ -1,0 +1,266 @@
+"""Do the systems' findings hold, in direction, for small models on the pack? Three seeds each, results with intervals.
+
+    python benchmarks/chains.py PACK > held.toml                 # DeepFRI's test chains and their relatives held out
+    FOURFOLD_PACK=PACK FOURFOLD_EXPANDED=EXPANDED fourfold prepare held.toml --out DATA
+    python benchmarks/directions.py --data DATA --pack PACK --structures EXPANDED --runs FOLDER [--budget MINUTES]
+
+Arms and claims are in `directions.toml`. Every arm trains for equal steps; then its export embeds DeepFRI's chains,
+sequence and structure together, on which a probe is trained (`pretrain.evaluation.probes`), and the held-out triples of
+DATA, for retrieval. What is finished stays in FOLDER: further sittings go on, and after `--budget` no run begins. The
+sources' figures are of full-size models; only directions are compared, and nothing was tuned for one to agree.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import chains
+import rows
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from data_prep.proteins import read
+from pretrain import config
+from pretrain.data.index import Dataset
+from pretrain.encoders.bundle import Encoders, EncodersConfig
+from pretrain.evaluation.metrics import recall_at_k
+from pretrain.evaluation.probes import Labelled, probe
+from pretrain.export import UNNAMED, export
+from pretrain.inference import Exported, load
+from pretrain.models.unimodal import Unimodal, UnimodalConfig
+from pretrain.run import RunConfig
+from pretrain.sample import Modality, Sample
+
+CLAIMS = Path(__file__).with_suffix(".toml")
+SEEDS = (0, 1, 2)
+T95 = {2: 4.303, 1: 12.706}  # Student's t, by degrees of freedom: half of a 95 % interval over the standard error
+K = 10
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A shipped configuration, and what is changed in it. alone: a modality, whose encoder is taken as it is."""
+
+    config: str
+    changes: tuple[str, ...] = ()
+    alone: str = ""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A claim: `better` beats `other` in `metric`. seed: the two figures of the source, None where it has none."""
+
+    what: str
+    better: str
+    other: str
+    metric: str
+    seed: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where things are, and how much is done."""
+
+    data: Path
+    pack: Path
+    structures: Path
+    runs: Path
+    steps: int
+    batch: int
+    most: int  # chains of a split, and held-out triples
+
+    def out(self, arm: str, seed: int) -> Path:
+        return self.runs / arm / str(seed)
+
+
+def finish(bench: Bench, name: str, arm: Arm, seed: int) -> dict[str, float]:
+    """Metric → value of one arm's run; read where it was finished before."""
+    out = bench.out(name, seed)
+    done = out / "found.json"
+    if done.is_file():
+        return json.loads(done.read_text())
+    out.mkdir(parents=True, exist_ok=True)
+    model = _alone(arm) if arm.alone else _trained(bench, arm, seed, out)
+    found = {**_probed(bench, model, seed), **_retrieved(bench, model)}
+    found["mean"] = statistics.mean(found[name] for name in ("EC", "MF", "BP", "CC"))
+    done.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def _alone(arm: Arm) -> Exported:
+    """The configuration's encoder of one modality, with nothing over it but the mean."""
+    modality = Modality(arm.alone)
+    run = config.load(RunConfig, arm.config)
+    encoders = EncodersConfig.model_validate({modality.value: getattr(run.encoders, modality)})
+    model = Unimodal(UnimodalConfig.model_validate({"modality": modality}), None)
+    return Exported(model.eval(), Encoders.build(encoders), UNNAMED, torch.device("cpu"))
+
+
+def _trained(bench: Bench, arm: Arm, seed: int, out: Path) -> Exported:
+    """Trained, or further, to its last step, and exported."""
+    settings = {
+        "data.path": bench.data, "out": out / "run", "seed": seed, "steps": bench.steps,
+        "data.plan.samples": bench.batch, "checkpoint.every": bench.steps, "validation.every": bench.steps,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "pretrain.train", arm.config, *(f"{k}={v}" for k, v in settings.items())]
+    with (out / "output.txt").open("a") as told:
+        subprocess.run([*command, *arm.changes], check=True, stdout=told, stderr=told)
+    return load(out / "model" if (out / "model").is_dir() else export(out / "run", out / "model"))
+
+
+@cache
+def _chains(bench: Bench) -> tuple[list[chains.Task], list[Sample]]:
+    """The tasks, and the chains of all of them."""
+    tasks = [_part(task, bench.most) for task in chains.tasks(bench.pack, bench.data)]
+    keys = sorted({key for task in tasks for part in task.chains.values() for key in part})
+    return tasks, [one for key in keys for one in read(bench.structures / f"{key}.cif.gz")]
+
+
+def _probed(bench: Bench, model: Exported, seed: int) -> dict[str, float]:
+    tasks, samples = _chains(bench)
+    embeddings = torch.from_numpy(model.embed(samples).fused)
+    place = {sample.key.lower(): i for i, sample in enumerate(samples)}
+    found = {}
+    for task in tasks:
+        parts = [
+            Labelled(embeddings[[place[key.lower()] for key in task.chains[split]]], task.labels[split])
+            for split in chains.SPLITS
+        ]
+        result = probe(parts[0], parts[1], parts[2], seed=seed)
+        found |= {task.name: result.fmax, f"{task.name} AUPR": result.aupr}
+    return found
+
+
+def _part(task: chains.Task, most: int) -> chains.Task:
+    kept = {split: keys[:most] for split, keys in task.chains.items()}
+    return chains.Task(task.name, kept, {s: task.labels[s][:most] for s in kept}, task.names)
+
+
+def _retrieved(bench: Bench, model: Exported) -> dict[str, float]:
+    """Recall at K among held-out proteins that have sequence, structure and function, for each pair the model has."""
+    dataset, group = Dataset.open(str(bench.data)), "sequence_structure_function"
+    count = min(bench.most, len(dataset.groups("test")[group]))
+    samples = [dataset.read("test", group, i) for i in range(count)]
+    found = model.embed(samples)
+    texts = [one.function.texts[0].text if one.function and one.function.texts else "" for one in samples]
+    recall = {}
+    for i, a in enumerate(model.modalities):
+        for b in model.modalities[i + 1 :]:
+            both = found.present[a] & found.present[b]
+            if not both.any():
+                continue
+            one, other = (torch.from_numpy(found.alone[m][both]) for m in (a, b))
+            same = [text for text, has in zip(texts, both, strict=True) if has] if Modality.FUNCTION in (a, b) else None
+            result = recall_at_k(one, other, K, same)
+            recall |= {f"{a}-{b}": result.recall, f"{a}-{b} chance": result.chance, f"{a}-{b} N": result.n}
+    return recall
+
+
+def compared(direction: Direction, found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Any] | None:
+    """The claim as it came out: means, half-widths of 95 % intervals, and of the paired difference; None before both
+    arms have a run of one seed in common."""
+    better, other = (found.get(arm, {}) for arm in (direction.better, direction.other))
+    seeds = [
+        seed for seed in SEEDS if direction.metric in better.get(seed, {}) and direction.metric in other.get(seed, {})
+    ]
+    if not seeds:
+        return None
+    ours, theirs = ([arm[seed][direction.metric] for seed in seeds] for arm in (better, other))
+    gains = [a - b for a, b in zip(ours, theirs, strict=True)]
+    gain, half = statistics.mean(gains), _half(gains)
+    verdict = "agrees" if gain > 0 else "does not agree"
+    return {
+        **asdict(direction), "seeds": len(seeds), "ours": _mean(ours), "theirs": _mean(theirs),
+        "difference": {"mean": gain, "half": half}, "verdict": verdict, "clear": half is not None and abs(gain) > half,
+    }  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> dict[str, Any]:
+    return {"mean": statistics.mean(values), "half": _half(values), "values": list(values)}
+
+
+def _half(values: Sequence[float]) -> float | None:
+    """Half of a 95 % interval of the mean; None of one value."""
+    if len(values) < 2:
+        return None
+    return T95[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
+
+
+def report(claims: list[dict[str, Any]], left: int, path: Path | None) -> None:
+    table = Table("claim", "metric", "seed's", "ours", "difference", "direction", "seeds")
+    for claim in claims:
+        seed = "–" if claim["seed"] is None else "{:.3f} over {:.3f}".format(*claim["seed"])
+        ours = f"{claim['ours']['mean']:.3f} over {claim['theirs']['mean']:.3f}"
+        half = claim["difference"]["half"]
+        gain = f"{claim['difference']['mean']:+.3f}" + ("" if half is None else f" ± {half:.3f}")
+        verdict = claim["verdict"] + ("" if claim["clear"] else ", within noise")
+        table.add_row(claim["what"], claim["metric"], seed, ours, gain, verdict, str(claim["seeds"]))
+    Console(width=180).print(table)
+    if left:
+        print(f"{left} runs are not done yet: run again with the same --runs to go on")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = [_row(claim) for claim in claims]
+        path.write_text(json.dumps(rows.machine() | {"runs_left": left, "rows": made}, indent=1) + "\n")
+
+
+def _row(claim: dict[str, Any]) -> dict[str, Any]:
+    """As of every benchmark, and what is more to say of means of few seeds."""
+    metric, ours, theirs = claim["metric"], claim["ours"]["mean"], claim["theirs"]["mean"]
+    unit = "recall" if "-" in metric else "Fmax"
+    row = rows.Row(f"{claim['what']} ({metric})", ours, theirs, claim["other"], ours / max(theirs, 1e-9), 1.0, unit)
+    return asdict(row) | {name: claim[name] for name in ("seed", "seeds", "difference", "verdict", "clear")} | {
+        "ours_each": claim["ours"], "peer_each": claim["theirs"],
+    }  # fmt: skip
+
+
+def claims_of(path: Path) -> tuple[dict[str, Arm], list[Direction]]:
+    tree = tomllib.loads(path.read_text())
+    arms = {
+        name: Arm(one["config"], tuple(one.get("changes", ())), one.get("alone", ""))
+        for name, one in tree["arms"].items()
+    }
+    made = [Direction(**(one | {"seed": tuple(one["seed"]) if "seed" in one else None})) for one in tree["directions"]]
+    return arms, made
+
+
+def main() -> None:
+    parser = rows.options(__doc__)
+    for name in ("data", "pack", "structures", "runs"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--budget", type=float, default=float("inf"), help="minutes; no run begins after them")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=32, help="proteins a step")
+    arms, directions = claims_of(CLAIMS)
+    parser.add_argument("--arms", nargs="*", choices=list(arms), help="of directions.toml; all, with --quick two")
+    chosen, began = parser.parse_args(), time.monotonic()
+    size = (
+        {"steps": 4, "batch": 8, "most": 40}
+        if chosen.quick
+        else {"steps": chosen.steps, "batch": chosen.batch, "most": 10**9}
+    )
+    bench = Bench(chosen.data, chosen.pack, chosen.structures, chosen.runs, **size)
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    left = 0
+    for seed in SEEDS[:1] if chosen.quick else SEEDS:
+        for arm in chosen.arms or list(arms)[: 2 if chosen.quick else None]:
+            done = (bench.out(arm, seed) / "found.json").is_file()
+            if not done and time.monotonic() - began > 60 * chosen.budget:
+                left += 1
+                continue
+            found.setdefault(arm, {})[seed] = finish(bench, arm, arms[arm], seed)
+    claims = [claim for direction in directions if (claim := compared(direction, found))]
+    report(claims, left, chosen.json)
+
+
+if __name__ == "__main__":
+    main()
