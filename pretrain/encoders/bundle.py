@@ -150,6 +150,11 @@ class Encoders(nn.Module):
         self.release(modalities)
         self._lent = frozenset(modalities)
 
+    def share(self, modalities: Collection[Modality]) -> dict[Modality, Encoder]:
+        """These encoders, for a model that runs them itself; their features are left to it, the modules stay here."""
+        self._lent = frozenset(modalities)
+        return {modality: encoder for modality, encoder in self.items() if modality in modalities}
+
     def adopt(self, trained: Mapping[Modality, Encoder]) -> None:
         """Take these instead: encoders that a model has trained, of the same configurations."""
         configs: dict[str, Any] = {}

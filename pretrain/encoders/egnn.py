@@ -51,14 +51,23 @@ class Graph:
     target: Tensor
     along: Tensor
 
+    @property
+    def rows(self) -> Tensor:
+        """[N, W]: the nodes, which know nothing of directions."""
+        return self.nodes
+
+    def with_rows(self, rows: Tensor) -> "Graph":
+        return replace(self, nodes=rows.to(self.nodes.dtype))
+
 
 class Egnn(nn.Module):
-    """Frozen or trainable. `begin`, `layers` and `finish` are what `forward` does, for models that come in between."""
+    """Frozen or trainable. `begin`, `run` and `finish` are what `forward` does, for models that come in between."""
 
     def __init__(self, config: EgnnConfig):
         super().__init__()
         self.config = config
         self.width = config.hidden
+        self.between = config.hidden  # of rows between layers
         self.letter = nn.Embedding(KINDS, config.hidden)
         self.layers = nn.ModuleList(Layer(config.hidden, i + 1 < config.layers) for i in range(config.layers))
         self.norm = nn.LayerNorm(config.hidden)
@@ -85,9 +94,7 @@ class Egnn(nn.Module):
 
     def forward(self, structures: Structures) -> Tokens:
         """Node features, one row per structure residue."""
-        graph = self.begin(structures)
-        for layer in self.layers:
-            graph = layer(graph)
+        graph = self.run(self.begin(structures), range(len(self.layers)))
         return Tokens(self.finish(graph), structures.offsets, structures.positions)
 
     def begin(self, structures: Structures) -> Graph:
@@ -95,6 +102,12 @@ class Egnn(nn.Module):
         along = (structures.positions[source] - structures.positions[target]).clamp(-REACH, REACH) + REACH
         points = structures.coordinates[:, ALPHA].float() / UNIT
         return Graph(self.letter(kinds(structures.letters)), points, source, target, along)
+
+    def run(self, graph: Graph, layers: range) -> Graph:
+        """Through these layers."""
+        for i in layers:
+            graph = self.layers[i](graph)
+        return graph
 
     def finish(self, graph: Graph) -> Tensor:
         """[N, width]."""

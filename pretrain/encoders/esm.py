@@ -8,7 +8,7 @@ Shape legend: N residues, T = N plus BOS and EOS of every sequence present; W wi
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +20,7 @@ from torch.nn import functional
 from pretrain.batch import Sequences, Tokens, lengths_of, offsets_of, owners_of
 from pretrain.config import Config
 from pretrain.encoders import weights
+from pretrain.layers import flops
 from pretrain.layers.attention import attention
 
 ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
@@ -64,8 +65,26 @@ class Framed:
     positions: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Hidden:
+    """Residues between layers. hidden: [T, W], BOS and EOS included, whose rows are `framed`. turn: their rotation."""
+
+    hidden: Tensor
+    framed: Framed
+    turn: tuple[Tensor, Tensor]
+
+    @property
+    def rows(self) -> Tensor:
+        """[N, W], the residues'."""
+        return self.hidden[self.framed.inner]
+
+    def with_rows(self, rows: Tensor) -> "Hidden":
+        return replace(self, hidden=self.hidden.index_copy(0, self.framed.inner, rows.to(self.hidden.dtype)))
+
+
 class Esm(nn.Module):
-    """Frozen or trainable; the state dict names are ours."""
+    """Frozen or trainable; the state dict names are ours. `begin`, `run` and `finish` are what `forward` does, for
+    models that come in between."""
 
     def __init__(self, config: EsmConfig):
         super().__init__()
@@ -75,6 +94,7 @@ class Esm(nn.Module):
             raise ValueError(f"{WHAT}: width {config.width} over {config.heads} heads must be an even number per head")
         self.config = config
         self.width = config.width
+        self.between = config.width  # of rows between layers
         self.head_width = config.width // config.heads
         self.embed = Tied(len(ALPHABET), config.width)
         self.layers = nn.ModuleList(Layer(config.width, config.heads) for _ in range(config.layers))
@@ -110,21 +130,23 @@ class Esm(nn.Module):
 
     def forward(self, sequences: Sequences) -> Tokens:
         """Last hidden states after the final norm, one per residue."""
-        hidden, rows = self._encode(sequences)
-        values = hidden[rows.inner]
+        values = self.finish(self.run(self.begin(sequences), range(len(self.layers))))
         starts = sequences.offsets[:-1][owners_of(sequences.offsets)]
         positions = torch.arange(len(values), device=values.device) - starts
         return Tokens(values, sequences.offsets, positions)
+
+    def flops(self, offsets: Tensor) -> int:
+        """Forward over segments, the language-model head left out."""
+        rows = lengths_of(framed(offsets).offsets)
+        return sum(layer.flops(rows) for layer in self.layers if isinstance(layer, Layer))
 
     def logits(self, sequences: Sequences) -> Tensor:
         """[N, 33] over `ALPHABET`, of each residue, `HIDDEN` ones too. ValueError for weights without such a head."""
         if self.head is None:
             raise ValueError(f"{WHAT}: {self.config.weights} has no language-model head, so there are no logits")
-        hidden, rows = self._encode(sequences)
-        return self.head(hidden[rows.inner], self.embed)
+        return self.head(self.finish(self.run(self.begin(sequences), range(len(self.layers)))), self.embed)
 
-    def _encode(self, sequences: Sequences) -> tuple[Tensor, Framed]:
-        """[T, W] after the final norm, BOS and EOS included, and where its rows lie."""
+    def begin(self, sequences: Sequences) -> Hidden:
         lengths = lengths_of(sequences.offsets)
         longest = int(lengths.max()) if len(lengths) else 0
         assert longest <= self.config.max_length, f"collate left {longest} residues, {self.config.max_length} allowed"
@@ -135,10 +157,18 @@ class Esm(nn.Module):
         hidden = self.embed(tokens)
         if self.config.token_dropout:
             hidden = (hidden * _shown(tokens == MASK, rows.offsets)).to(hidden.dtype)
-        turn = _rotation(rows.positions, self.head_width, hidden.dtype)
-        for layer in self.layers:
-            hidden = layer(hidden, rows.offsets, turn)
-        return self.norm(hidden), rows
+        return Hidden(hidden, rows, _rotation(rows.positions, self.head_width, hidden.dtype))
+
+    def run(self, state: Hidden, layers: range) -> Hidden:
+        """Through these layers."""
+        hidden = state.hidden
+        for i in layers:
+            hidden = self.layers[i](hidden, state.framed.offsets, state.turn)
+        return replace(state, hidden=hidden)
+
+    def finish(self, state: Hidden) -> Tensor:
+        """[N, width], after the final norm."""
+        return self.norm(state.hidden)[state.framed.inner]
 
 
 class Layer(nn.Module):
@@ -160,6 +190,11 @@ class Layer(nn.Module):
         query_THD, key_THD = _rotate(query_key_T2HD, turn).unbind(1)
         hidden = hidden + self.out(attention(query_THD, key_THD, value_THD, offsets, offsets).flatten(1))
         return hidden + self.down(functional.gelu(self.up(self.mlp_norm(hidden))))
+
+    def flops(self, rows: Tensor) -> int:
+        """Forward over segments of int64 lengths [B]."""
+        linears = (self.query_key_value, self.out, self.up, self.down)
+        return sum(flops.linear(each, rows) for each in linears) + flops.attended(rows, rows, self.out.in_features)
 
 
 class Tied(nn.Embedding):

@@ -15,7 +15,7 @@ neighbourhood at 32 by chance; here it is whole.
 
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -58,14 +58,29 @@ class GearNetConfig(Config):
     norm: Literal["layer", "batch"] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class State:
+    """Residues between layers. rows: [N, hidden], before the first layer [N, 21], letters as one of 21. kept: what
+    earlier layers gave."""
+
+    rows: Tensor
+    kept: tuple[Tensor, ...]
+    graph: "Graph"
+
+    def with_rows(self, rows: Tensor) -> "State":
+        return replace(self, rows=rows.to(self.rows.dtype))
+
+
 class GearNet(nn.Module):
-    """Frozen or trainable. Names follow TorchDrug's, but for `norm`."""
+    """Frozen or trainable. Names follow TorchDrug's, but for `norm`. `begin`, `run` and `finish` are what `forward`
+    does, for models that come in between."""
 
     def __init__(self, config: GearNetConfig):
         super().__init__()
         kind = config.norm or ("layer" if config.weights == weights.RANDOM else "batch")
         self.config = config.model_copy(update={"norm": kind})
         self.width = config.layers * config.hidden
+        self.between = config.hidden  # of rows between layers
         norm = nn.LayerNorm if kind == "layer" else RunningNorm
         widths = [len(RESIDUES) + 1] + [config.hidden] * config.layers
         self.layers = nn.ModuleList(RelationalConv(before, after, norm(after)) for before, after in pairwise(widths))
@@ -99,9 +114,10 @@ class GearNet(nn.Module):
 
     def forward(self, structures: Structures) -> Tokens:
         """The layers' outputs side by side, one row per structure residue."""
-        return Tokens(self._encode(structures), structures.offsets, structures.positions)
+        values = self.finish(self.run(self.begin(structures), range(len(self.layers))))
+        return Tokens(values, structures.offsets, structures.positions)
 
-    def _encode(self, structures: Structures) -> Tensor:
+    def begin(self, structures: Structures) -> State:
         from torch_geometric import EdgeIndex  # seconds to import, and a run without structures needs none of it
 
         source, target, relation = edges(structures)
@@ -112,13 +128,20 @@ class GearNet(nn.Module):
         shape = (count * RELATIONS, count)
         graph = Graph(EdgeIndex(ordered, sparse_size=shape, sort_order="row"))  # pyright: ignore[reportCallIssue]
         kinds = _letters.to(source.device)[structures.letters.long()]
-        hidden = nn.functional.one_hot(kinds, len(RESIDUES) + 1).to(next(self.parameters()).dtype)
-        kept = []
-        for layer, norm in zip(self.layers, self.norms, strict=True):
-            after = layer(hidden, graph)
-            hidden = norm(after + hidden if after.shape == hidden.shape else after)
-            kept.append(hidden)
-        return torch.cat(kept, dim=1)
+        return State(nn.functional.one_hot(kinds, len(RESIDUES) + 1).to(next(self.parameters()).dtype), (), graph)
+
+    def run(self, state: State, layers: range) -> State:
+        """Through these layers."""
+        rows, kept = state.rows, state.kept
+        for i in layers:
+            kept = (*kept, rows) if i else ()
+            after = self.layers[i](rows, state.graph)
+            rows = self.norms[i](after + rows if after.shape == rows.shape else after)
+        return replace(state, rows=rows, kept=kept)
+
+    def finish(self, state: State) -> Tensor:
+        """[N, width]."""
+        return torch.cat([*state.kept, state.rows], dim=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,14 +70,23 @@ class Graph:
     source: Tensor
     target: Tensor
 
+    @property
+    def rows(self) -> Tensor:
+        """[N, S]: the scalars, which may be changed without regard to directions."""
+        return self.nodes.scalars
+
+    def with_rows(self, rows: Tensor) -> "Graph":
+        return replace(self, nodes=Pair(rows.to(self.nodes.scalars.dtype), self.nodes.vectors))
+
 
 class Gvp(nn.Module):
-    """Frozen or trainable. `begin`, `layers` and `finish` are what `forward` does, for models that come in between."""
+    """Frozen or trainable. `begin`, `run` and `finish` are what `forward` does, for models that come in between."""
 
     def __init__(self, config: GvpConfig):
         super().__init__()
         self.config = config
         self.width = config.scalars
+        self.between = config.scalars  # of rows between layers
         node, edge = (config.scalars, config.vectors), (config.edge_scalars, config.edge_vectors)
         self.letter = nn.Embedding(KINDS, config.scalars)
         self.node = Perceptron((6 + config.scalars, 3), node, active=False)
@@ -110,9 +119,7 @@ class Gvp(nn.Module):
 
     def forward(self, structures: Structures) -> Tokens:
         """Scalars, one row per structure residue; the same wherever the protein lies and however it is turned."""
-        graph = self.begin(structures)
-        for layer in self.layers:
-            graph = layer(graph)
+        graph = self.run(self.begin(structures), range(len(self.layers)))
         return Tokens(self.finish(graph), structures.offsets, structures.positions)
 
     def begin(self, structures: Structures) -> Graph:
@@ -122,6 +129,12 @@ class Gvp(nn.Module):
         nodes = self.node_norm(self.node(Pair(torch.cat([angles, letter], 1), directions)))
         lengths, ways = (each.to(letter.dtype) for each in between(structures, source, target))
         return Graph(nodes, self.edge_norm(self.edge(Pair(lengths, ways))), source, target)
+
+    def run(self, graph: Graph, layers: range) -> Graph:
+        """Through these layers."""
+        for i in layers:
+            graph = self.layers[i](graph)
+        return graph
 
     def finish(self, graph: Graph) -> Tensor:
         """[N, width]."""

@@ -18,9 +18,9 @@ from typing import Literal
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, layer_norm, normalize
+from torch.nn.functional import layer_norm
 
-from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Sequences, Structures, lengths_of
+from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Sequences, lengths_of
 from pretrain.config import Config
 from pretrain.encoders.bundle import Encoder
 from pretrain.encoders.egnn import Egnn
@@ -28,16 +28,11 @@ from pretrain.encoders.esm import HIDDEN, Esm, tokens_of
 from pretrain.encoders.gearnet import GearNet
 from pretrain.encoders.gvp import Gvp
 from pretrain.encoders.image import ViT
-from pretrain.encoders.letters import KINDS, LETTERS, kinds
-from pretrain.encoders.neighbours import ALPHA
 from pretrain.layers.projection import mean
 from pretrain.layers.transformer import Mark
 from pretrain.masking import hide, mates
+from pretrain.objectives.masked import UNKNOWN, Guesses, changed, entropy, known, measured
 from pretrain.sample import CHANNELS, Modality
-
-AS_HIDDEN, AS_CHANGED = 0.8, 0.9  # running shares of what is asked for
-UNKNOWN = ord("X")  # how a structure encoder is not told a residue
-_letters = torch.tensor(list(LETTERS.encode()), dtype=torch.uint8)
 
 
 class UnimodalConfig(Config):
@@ -63,7 +58,7 @@ class UnimodalConfig(Config):
         return (self.modality,)
 
 
-Task = Literal["losses", "embeddings"]
+Task = Literal["losses", "embeddings", "latents"]
 
 
 class Unimodal(nn.Module):
@@ -90,9 +85,11 @@ class Unimodal(nn.Module):
 
     def forward(
         self, features: Features, batch: Batch | None = None, negatives: None = None, task: Task = "losses"
-    ) -> Losses | Embeddings:
+    ) -> Losses | Embeddings | Latents:
         """losses: of `batch`, of which the encoder sees a part. embeddings: of whole proteins, from `features` where
-        the encoder stands beside the model."""
+        the encoder stands beside the model. latents: from `features`."""
+        if task == "latents":
+            return self.encode(features)
         if task == "embeddings":
             return self._embeddings(features, batch)
         assert batch is not None, "losses need the batch: the encoder is the model's own"
@@ -136,61 +133,38 @@ class Residues(nn.Module):
 
     def forward(self, encoder: Esm, batch: Batch) -> Losses:
         given = batch.sequence
-        asked, letters = _changed(batch, given.letters, given.offsets, self.share, HIDDEN)
-        logits = encoder.logits(Sequences(letters, given.offsets))
-        return {"residue": _entropy(logits[asked], tokens_of(given.letters[asked]))}
+        asked, draw = (each.to(given.letters.device) for each in _asked(batch, given.offsets, self.share))
+        logits = encoder.logits(Sequences(changed(given.letters, asked, draw, HIDDEN), given.offsets))
+        return {"residue": entropy(logits[asked], tokens_of(given.letters[asked]))}
 
 
 class Geometry(nn.Module):
     """Residues' letters, distances and angles from what a structure encoder makes of each residue."""
 
-    names = ("residue", "distance", "angle")
+    names = Guesses.names
 
     def __init__(self, config: UnimodalConfig, width: int):
         super().__init__()
-        self.share, self.farthest = config.masked, config.farthest
-        self.distances, self.angles = config.distances, config.angles
-        self.letter = _head(width, width, KINDS)
-        self.distance = _head(2 * width, width, config.distances)
-        self.angle = _head(3 * width, width, config.angles)
+        self.share = config.masked
+        self.guesses = Guesses(width, config.distances, config.angles, config.farthest)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         given = batch.structure
         asked, _ = _asked(batch, given.offsets, self.share)
-        known = int(self._known(given, self._mates(batch)).sum())
-        return {"residue": int(asked.sum()), "distance": known, "angle": known}
+        count = int(known(given, self._mates(batch)).sum())
+        return {"residue": int(asked.sum()), "distance": count, "angle": count}
 
     def forward(self, encoder: GearNet | Gvp | Egnn, batch: Batch) -> Losses:
-        given, pairs = batch.structure, self._mates(batch).to(batch.structure.offsets.device)
-        asked, letters = _changed(batch, given.letters, given.offsets, self.share, UNKNOWN)
-        rows = encoder(replace(given, letters=letters)).values
-        known = self._known(given, pairs)
-        here, one, other = rows[known], rows[pairs[known, 0]], rows[pairs[known, 1]]
-        distance = self.distance(torch.cat([here * one, (here - one).abs()], 1))
-        angle = self.angle(torch.cat([here, one * other, one + other], 1))
-        far, turn = self._measured(given, pairs[known], known)
-        return {
-            "residue": _entropy(self.letter(rows[asked]), kinds(given.letters[asked])),
-            "distance": _entropy(distance, _bin(far / self.farthest, self.distances)),
-            "angle": _entropy(angle, _bin(turn / torch.pi, self.angles)),
-        }
+        given, pairs = batch.structure, self._mates(batch)
+        asked, draw = (each.to(given.letters.device) for each in _asked(batch, given.offsets, self.share))
+        rows = encoder(replace(given, letters=changed(given.letters, asked, draw, UNKNOWN))).values
+        there = known(given, pairs)
+        triples = torch.cat([there.nonzero(), pairs[there]], 1)
+        return self.guesses(rows, asked, given.letters[asked], triples, measured(given, pairs[there], there))
 
     def _mates(self, batch: Batch) -> Tensor:
-        lengths = lengths_of(batch.structure.offsets).cpu()
-        return mates(lengths, batch.seed, batch.step, batch.slots.cpu())
-
-    def _known(self, given: Structures, pairs: Tensor) -> Tensor:
-        """bool [N]: residues that have two others, all three with their Cα."""
-        has = given.mask[:, ALPHA]
-        pairs = pairs.to(has.device)
-        return has & has[pairs[:, 0]] & has[pairs[:, 1]] & (pairs[:, 0] != pairs[:, 1])
-
-    def _measured(self, given: Structures, pairs: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """(distance to the first, Å; angle between the first and the second, radians), [K] each."""
-        points = given.coordinates[:, ALPHA]
-        one, other = (points[pairs[:, i]] - points[known] for i in range(2))
-        cosine = (normalize(one, dim=1) * normalize(other, dim=1)).sum(1)
-        return one.norm(dim=1), cosine.clamp(-1, 1).arccos()
+        lengths = lengths_of(batch.structure.offsets)
+        return mates(lengths.cpu(), batch.seed, batch.step, batch.slots.cpu()).to(lengths.device)
 
 
 class Patches(nn.Module):
@@ -241,28 +215,6 @@ def _objective_of(config: UnimodalConfig, encoder: Encoder) -> Residues | Geomet
     )
 
 
-def _head(before: int, width: int, after: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(before), nn.Linear(before, width), nn.GELU(), nn.Linear(width, after))
-
-
 def _asked(batch: Batch, offsets: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """(bool [N], the residues that are asked for; float64 [N], draws that say how each is shown), on the CPU."""
     return hide(lengths_of(offsets).cpu(), batch.seed, batch.step, batch.slots.cpu(), share)
-
-
-def _changed(batch: Batch, letters: Tensor, offsets: Tensor, share: float, hidden: int) -> tuple[Tensor, Tensor]:
-    """(bool [N] the residues that are asked for, uint8 [N] what is shown instead), on the letters' device."""
-    asked, draw = _asked(batch, offsets, share)
-    other = _letters[(draw * 1e6).long() % len(_letters)]  # digits that the thresholds do not look at
-    asked, draw, other = asked.to(letters.device), draw.to(letters.device), other.to(letters.device)
-    shown = torch.where(asked & (draw < AS_HIDDEN), torch.full_like(letters, hidden), letters)
-    return asked, torch.where(asked & (draw >= AS_HIDDEN) & (draw < AS_CHANGED), other, shown)
-
-
-def _entropy(logits: Tensor, targets: Tensor) -> Loss:
-    return Loss(cross_entropy(logits.float(), targets, reduction="sum"), len(targets))
-
-
-def _bin(share: Tensor, count: int) -> Tensor:
-    """int64 [K]: which of `count` equal parts of [0, 1] a share lies in; what is larger, in the last."""
-    return (share * count).long().clamp(0, count - 1)

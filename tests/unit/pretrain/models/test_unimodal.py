@@ -14,6 +14,7 @@ from pretrain.encoders.esm import ALPHABET, HIDDEN
 from pretrain.masking import hide, mates
 from pretrain.models import build
 from pretrain.models.unimodal import Unimodal, UnimodalConfig
+from pretrain.objectives.masked import known, measured
 from pretrain.sample import Modality
 from tests.unit.pretrain.encoders.test_graphs import batch as chains
 
@@ -115,7 +116,7 @@ def test_a_hidden_residue_is_not_seen(kind: str) -> None:
     letters[row] = ord("W") if letters[row] != ord("W") else ord("A")
     changed = replace(batch, **{field: replace(given, letters=letters)})
     heads: list[Tensor] = []
-    target: Any = model.trained.head if kind == "esm" else model.objective.letter  # type: ignore[union-attr]
+    target: Any = model.trained.head if kind == "esm" else model.objective.guesses.letter  # type: ignore[union-attr]
     target.register_forward_hook(lambda _, __, out: heads.append(out))
     losses = [model({}, each) for each in (batch, changed)]
     assert torch.equal(heads[0], heads[1]) and losses[0]["residue"].sum != losses[1]["residue"].sum  # type: ignore[index]
@@ -146,13 +147,12 @@ def test_mates_are_two_others_of_the_same_protein() -> None:
 
 
 def test_distances_and_angles_are_those_of_a_slow_twin() -> None:
-    model, batch = model_of("egnn"), batch_of([12, 9], [0, 0])
-    objective: Any = model.objective
+    batch = batch_of([12, 9], [0, 0])
     pairs = mates(torch.tensor([12, 9]), 3, 0, torch.arange(2))
-    known = objective._known(batch.structure, pairs)
-    far, turn = objective._measured(batch.structure, pairs[known], known)
+    there = known(batch.structure, pairs)
+    far, turn = measured(batch.structure, pairs[there], there)
     points = batch.structure.coordinates[:, 1].double()
-    assert known.all()
+    assert there.all()
     for i, (one, other) in enumerate(pairs.tolist()):
         a, b = points[one] - points[i], points[other] - points[i]
         assert far[i].item() == pytest.approx(math.dist(points[one].tolist(), points[i].tolist()), rel=1e-5)
