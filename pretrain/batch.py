@@ -76,6 +76,16 @@ class Images:
 
 
 @dataclass(frozen=True, eq=False)
+class Labels:
+    """values: float32 [N], as `pretrain.data.labels` has them; of residues one for each of the protein's, NaN where it
+    is not known. offsets: int64 [B + 1]. present: bool [B], for a label may have no values."""
+
+    values: Tensor
+    offsets: Tensor
+    present: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """A micro-batch of B proteins, B ≥ 0.
 
@@ -86,6 +96,7 @@ class Batch:
         anything is encoded, so a step's loss denominators are too.
     stored: modality → its tokens, of those whose features are read and not computed: bfloat16, cropped to the window.
         The same modalities in every batch of a run.
+    labels: of the proteins that have one; None where nobody packed a step.
     """
 
     keys: tuple[str, ...]
@@ -99,6 +110,7 @@ class Batch:
     function: Texts
     image: Images
     stored: Mapping[Modality, "Tokens"] = field(default_factory=dict)
+    labels: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

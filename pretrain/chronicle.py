@@ -60,6 +60,8 @@ class Chronicle:
         if self.plan.truncated:
             count = f"{'about ' if self.plan.estimated else ''}{self.plan.truncated:,}"
             journal.say(f"{count} sequences are longer than the {self.plan.spec.sequence_max:,} residues that are seen")
+        if parts.labels:
+            journal.say(parts.labels.note)
         stored = [modality.value for modality in parts.stored.widths]
         if found:
             journal.record("resume", found.step, path=found.path.name, world=world, stored=stored)

@@ -30,6 +30,7 @@ from pretrain.data.draw import WHOLE, InputSpec
 from pretrain.embeddings import Embeddings, Hit, Residues, check_format, named
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.models.amma import Amma
+from pretrain.models.bihierarchical import Bihierarchical
 from pretrain.sample import Function, Modality, Sample, Text
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -50,6 +51,10 @@ class Exported:
     config: Mapping[str, Any]
     device: torch.device
     centres: Mapping[Modality, NDArray[np.float32]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, Bihierarchical):
+            self.model.borrow(self.encoders.share(self.model.modalities))
 
     @property
     def sha256(self) -> str:
@@ -84,9 +89,11 @@ class Exported:
     @torch.inference_mode()
     def _forward(self, samples: list[Sample], spec: InputSpec, per_residue: bool) -> list["_Row"]:
         """The rows of one batch; every draw that `collate` could make has been made."""
-        features = self.encoders(collate(samples, range(len(samples)), 0, 0, spec).to(self.device))
-        found = self.model.embed(features)
-        residues = _residues(self.model.encode(features).tokens) if per_residue else [None] * len(samples)
+        batch = collate(samples, range(len(samples)), 0, 0, spec).to(self.device)
+        features = self.encoders(batch)
+        found: Any = self.model(features, batch, task="embeddings")
+        latents: Any = self.model(features, batch, task="latents") if per_residue else None
+        residues = _residues(latents.tokens) if per_residue else [None] * len(samples)
         alone = {m: values.float().cpu().numpy() for m, values in found.values.items()}
         present = {m: values.cpu().numpy() for m, values in found.present.items()}
         fused = found.fused.float().cpu().numpy()
@@ -161,7 +168,7 @@ def load(folder: str | Path, device: str = "cpu") -> Exported:
         )
     encoders = Encoders.skeleton(validate(EncodersConfig, config["encoders"], str(folder / CONFIG)), folder)
     asked = validate(_Asked, {"model": config["model"]}, str(folder / CONFIG))
-    model = models.build(asked.model, encoders.widths())
+    model = models.build(asked.model, encoders.widths(), {m: e for m, e in encoders.items() if m in asked.model.trains})
     strip(model)
     with safe_open(data, "pt") as file:
         for prefix, module in (("model.", model), ("encoders.", encoders)):

@@ -8,6 +8,8 @@ import torch
 
 from pretrain import checkpoint, distributed, models
 from pretrain.checkpoint import Disk, Folder
+from pretrain.data.index import Dataset
+from pretrain.data.labels import LabelTable, read
 from pretrain.data.loader import Loader
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.data.stored import Stored, choose
@@ -20,20 +22,23 @@ from pretrain.sample import Modality
 @dataclass(frozen=True)
 class Parts:
     """What a run is made of before there is a model. Encoders are on the CPU yet, in float32; those whose features are
-    stored were needed for their identity only, and are gone."""
+    stored were needed for their identity only, and are gone. labels: where the model learns any."""
 
     encoders: Encoders
     loader: Loader
     held_out: Loader
     identity: dict[str, Any]
     stored: Stored
+    labels: LabelTable | None = None
 
 
 def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: int = 1) -> Parts:
     """Everything that can be wrong with a configuration or its files is found here, before the first step."""
     dataset = run.data.open()
+    labels = _labels(run, dataset)
     encoders = Encoders.build(run.frozen, run.model.trains)
     spec, identity = encoders.spec(), identity_of(run, dataset, encoders)
+    identity["labels"] = labels and labels.sha256
     names = {
         modality: (identity["encoders"][modality]["features"], width) for modality, width in encoders.widths().items()
     }
@@ -47,7 +52,7 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
     def loader(split: str, how: PlanConfig, accumulate: int) -> Loader:
         plan = Plan(dataset, split, how, run.seed, spec)
         limit = run.data.max_damaged_in_row
-        return Loader(dataset, plan, spec, *place, accumulate, run.data.workers, limit, stored, hosts)
+        return Loader(dataset, plan, spec, *place, accumulate, run.data.workers, limit, stored, hosts, labels)
 
     training = loader("train", run.data.plan, run.engine.accumulate)
     try:
@@ -56,7 +61,22 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
         raise ValueError(f"validation (its `split` and `batch`): {error}") from error
     if found:
         check_identity(found, identity)
-    return Parts(encoders, training, held_out, identity, stored)
+    return Parts(encoders, training, held_out, identity, stored, labels)
+
+
+def _labels(run: RunConfig, dataset: Dataset) -> LabelTable | None:
+    kind = models.learns(run.model)
+    if kind is None and run.data.labels is None:
+        return None
+    if kind is None:
+        raise ValueError(f"data.labels: {run.data.labels} is given, but this model learns no labels; leave it out")
+    if run.data.labels is None:
+        raise ValueError(f"the model learns labels ({kind.task}): name the file that has them, data.labels")
+    found = read(run.data.labels, kind, dataset)
+    for split in ("train", run.validation.split):
+        if not found.labelled.get(split):
+            raise ValueError(f"{found.path}: no protein of {split} has a label; {found.note}")
+    return found
 
 
 def check_alike(stored: Stored) -> None:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain.batch import Batch, Images, Sequences, Structures, Texts, Tokens, offsets_of
+from pretrain.batch import Batch, Images, Labels, Sequences, Structures, Texts, Tokens, offsets_of
 from pretrain.data.draw import InputSpec, Row, draw
 from pretrain.sample import BACKBONE, CHANNELS, Modality, Sample, Structure
 
@@ -50,6 +50,11 @@ def pack(
             _offsets(len(row.images) for row in rows),
         ),
         stored={modality: _tokens(rows, modality, width, spec) for modality, width in (stored or {}).items()},
+        labels=Labels(
+            _joined((row.label for row in rows if row.label is not None), (), np.float32),
+            _offsets(0 if row.label is None else len(row.label) for row in rows),
+            torch.tensor([row.label is not None for row in rows], dtype=torch.bool),
+        ),
     )
 
 

@@ -67,7 +67,7 @@ class Row:
 
     stored: modality → [n, D], bfloat16 as its bits, cropped to the window already. Of a modality that is stored the
     images are not decoded; sequence, structure and word pieces are there all the same, as models and scores ask for
-    them.
+    them. label: as `pretrain.data.labels` has it.
     """
 
     key: str
@@ -78,6 +78,7 @@ class Row:
     ids: list[int]
     images: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
     stored: Mapping[Modality, NDArray[np.uint16]] = field(default_factory=dict)
+    label: NDArray[np.float32] | None = None
 
 
 def draw(sample: Sample, slot: int, seed: int, step: int, spec: InputSpec, held: Held | None = None) -> Row:

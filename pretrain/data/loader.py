@@ -27,6 +27,7 @@ from pretrain.data.collate import pack
 from pretrain.data.draw import InputSpec, draw
 from pretrain.data.files import Ahead, Fetcher
 from pretrain.data.index import Dataset, index_path
+from pretrain.data.labels import LabelTable
 from pretrain.data.plan import Entry, Plan, PlanConfig, Position, StepPlan
 from pretrain.data.stored import Mode, Stored
 from pretrain.sample import CorruptSample
@@ -46,6 +47,7 @@ class DataConfig(Config):
     workers: processes per rank that read ahead; 0 reads in the training process. max_damaged_in_row: samples in a row
     that may be damaged (they are skipped, counted and named) before the run stops. features: encoders' features are
     read where `fourfold encode` has stored them (`auto`), must be there (`stored`), or are computed (`live`).
+    labels: a file of labels for models that learn them (`pretrain.data.labels` says its form).
     path: a folder, or any URL that fsspec opens. What is read of a store is kept below `cache` on the local disk (by
     default below the system's temporary folder), up to `cache_gib` GiB, shared by all ranks and workers of a host.
     """
@@ -55,6 +57,7 @@ class DataConfig(Config):
     workers: int = pydantic.Field(default=0, ge=0)
     max_damaged_in_row: int = pydantic.Field(default=DAMAGED_IN_ROW, ge=0)
     features: Mode = "auto"
+    labels: str | None = None
     cache: str | None = None
     cache_gib: float = pydantic.Field(default=CACHE_GIB, gt=0)
 
@@ -99,13 +102,14 @@ class Loader:
         max_damaged_in_row: int = DAMAGED_IN_ROW,
         stored: Stored | None = None,
         caches: int = 1,
+        labels: LabelTable | None = None,
     ) -> None:
         plan.check(world, accumulate)
         self._remote = dataset.files.cache is not None
         self._stored, self.caches = stored, caches if self._remote else 1
         self.plan, self.rank, self.world, self.accumulate = plan, rank, world, accumulate
         self.workers, self.max_damaged_in_row = workers, max_damaged_in_row
-        self._reader = _Reader(dataset, plan.split, plan.seed, spec, stored)
+        self._reader = _Reader(dataset, plan.split, plan.seed, spec, stored, labels)
 
     def steps(self, position: Position) -> Iterator[Step]:
         """Endless: the step at `position` and those after it."""
@@ -269,8 +273,17 @@ def _each(record: Any, change: Callable[[Any], Any]) -> Any:
 class _Reader(MapDataset):
     """Work → part, or in words why it cannot be read; what runs in a worker."""
 
-    def __init__(self, dataset: Dataset, split: str, seed: int, spec: InputSpec, stored: Stored | None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        seed: int,
+        spec: InputSpec,
+        stored: Stored | None,
+        labels: LabelTable | None = None,
+    ) -> None:
         self._dataset, self._split, self._seed, self._spec, self._stored = dataset, split, seed, spec, stored
+        self._labels = labels
         self._fetcher: Fetcher | None = None
 
     def __getitem__(self, work: _Work) -> _Part | _Parcel | str:
@@ -290,7 +303,8 @@ class _Reader(MapDataset):
             try:
                 sample = self._dataset.read(self._split, entry.group, entry.index)
                 held = self._stored and self._stored.sample(self._split, entry.group, entry.index)
-                rows.append(draw(sample, entry.slot, self._seed, work.step, self._spec, held))
+                row = draw(sample, entry.slot, self._seed, work.step, self._spec, held)
+                rows.append(replace(row, label=self._labels.label(sample, row)) if self._labels else row)
                 outcomes.append("")
             except CorruptSample as error:
                 outcomes.append(self._named(entry, str(error)))

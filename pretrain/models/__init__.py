@@ -5,13 +5,15 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pretrain.data.labels import LabelKind
 from pretrain.encoders.bundle import Encoder
 from pretrain.models.amma import Amma, AmmaConfig
+from pretrain.models.bihierarchical import Bihierarchical, BihierarchicalConfig
 from pretrain.models.unimodal import Unimodal, UnimodalConfig
 from pretrain.sample import Modality
 
-ModelConfig = Annotated[AmmaConfig | UnimodalConfig, Field(discriminator="kind")]
-Model = Amma | Unimodal
+ModelConfig = Annotated[AmmaConfig | BihierarchicalConfig | UnimodalConfig, Field(discriminator="kind")]
+Model = Amma | Bihierarchical | Unimodal
 
 
 def build(
@@ -19,10 +21,18 @@ def build(
 ) -> Model:
     """The model that `config` describes, over features of the given widths. ValueError where one is missing.
 
-    trained: the encoders of `config.trains`, which become parts of the model; none of them in an exported model.
+    trained: the encoders of `config.trains`, which become parts of the model. An exported model needs none, but for
+    one whose own layers run between theirs.
     """
     match config:
         case AmmaConfig():
             return Amma(config, widths)
+        case BihierarchicalConfig():
+            return Bihierarchical(config, trained or {})
         case UnimodalConfig():
             return Unimodal(config, (trained or {}).get(config.modality))
+
+
+def learns(config: ModelConfig) -> LabelKind | None:
+    """The labels that a model learns from, if it does."""
+    return config.labels if isinstance(config, BihierarchicalConfig) else None
