@@ -31,10 +31,20 @@ AMMA = {
     "kind": "amma", "width": 16, "depth": 2, "heads": 2, "embedding": 8, "masking": {"keep": 0.5},
     "decoder": {"width": 8, "depth": 1, "heads": 2},
 }  # fmt: skip
+BIHIERARCHICAL: dict[str, Any] = {
+    "kind": "bihierarchical", "width": 16, "heads": 2,
+    "objective": {"kind": "masked", "dropout": {"sequence": 0.3, "structure": 0.3}},
+}  # fmt: skip
 # Name → (the model, encoders that differ from ENCODERS).
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "amma": (AMMA, {}),
     "amma-contrastive": ({**AMMA, "variant": "contrastive"}, {}),
+    "bihierarchical": (BIHIERARCHICAL, {}),
+    "bihierarchical-gvp": (BIHIERARCHICAL, {"structure": GVP}),
+    "bihierarchical-egnn": ({**BIHIERARCHICAL, "freeze_plm": True}, {"structure": EGNN}),
+    "bihierarchical-serial": ({**BIHIERARCHICAL, "fusion": "serial"}, {}),
+    "bihierarchical-parallel": ({**BIHIERARCHICAL, "fusion": "parallel"}, {"structure": EGNN}),
+    "bihierarchical-cross": ({**BIHIERARCHICAL, "fusion": "cross"}, {"structure": GVP}),
     "unimodal-esm": ({"kind": "unimodal", "modality": "sequence"}, {}),
     "unimodal-gearnet": ({"kind": "unimodal", "modality": "structure"}, {}),
     "unimodal-gvp": ({"kind": "unimodal", "modality": "structure"}, {"structure": GVP}),
