@@ -4,6 +4,9 @@ Local: a gate weighs the two rows of one residue. Global: all rows of a protein,
 Either way what comes of it is added back to the branches' own rows, through a map that begins at 0: pretrained branches
 begin as they were. Rows of a residue that one branch lacks go through the gate unchanged.
 
+Modules take and give tensors and tuples of them: ZeRO-3 puts functions of its own around those among a module's
+arguments and results, in a dictionary in place, in the caller's too, and in nothing else.
+
 Legend: B proteins, N_m rows of branch m, W_m its width, D the common width, P residues that both branches have.
 """
 
@@ -22,7 +25,8 @@ from pretrain.sample import Modality
 SEQUENCE, STRUCTURE = Modality.SEQUENCE, Modality.STRUCTURE
 BRANCHES: tuple[Modality, ...] = (SEQUENCE, STRUCTURE)
 OTHER = {SEQUENCE: STRUCTURE, STRUCTURE: SEQUENCE}
-Rows = Mapping[Modality, Tensor]  # branch → [N_m, W_m]
+Rows = Mapping[Modality, Tensor]  # branch → a tensor of its rows
+Pair = tuple[Tensor, Tensor]  # the sequence's rows [N₁, W₁], and the structure's [N₂, W₂]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +79,10 @@ class Exchange(nn.Module):
         self.gate = Gate(widths, width, into) if "local" in levels else None
         self.attend = Attend(widths, width, heads, into) if "global" in levels else None
 
-    def forward(self, rows: Rows, joint: Joint) -> Rows:
+    def forward(self, sequence: Tensor, structure: Tensor, joint: Joint) -> Pair:
+        rows = sequence, structure
         for level in (self.gate, self.attend):
-            rows = rows if level is None else level(rows, joint)
+            rows = rows if level is None else level(*rows, joint)
         return rows
 
     def flops(self, joint: Joint) -> int:
@@ -98,11 +103,15 @@ class Gate(nn.Module):
         self.score = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, len(BRANCHES)))
         self.back = _back(widths, width, into)
 
-    def forward(self, rows: Rows, joint: Joint) -> Rows:
+    def forward(self, sequence: Tensor, structure: Tensor, joint: Joint) -> Pair:
+        rows = {SEQUENCE: sequence, STRUCTURE: structure}
         one, other = (self.given[m](self.norms[m](rows[m]))[joint.pairs[m]] for m in BRANCHES)
-        shares = (self.score(one) + self.score(other)).float().softmax(1).to(one.dtype)
+        shares = (self.score(one) + self.score(other)).softmax(1)
         mixed = shares[:, :1] * one + shares[:, 1:] * other
-        return {m: _added(rows[m], self.back[m](mixed), joint.pairs[m]) if m in self.back else rows[m] for m in rows}
+        for m in BRANCHES:
+            if m in self.back:
+                rows[m] = _added(rows[m], self.back[m](mixed), joint.pairs[m])
+        return rows[SEQUENCE], rows[STRUCTURE]
 
     def flops(self, joint: Joint) -> int:
         """Forward."""
@@ -125,13 +134,16 @@ class Attend(nn.Module):
         self.attention = Attention(width, heads)
         self.back = _back(widths, width, into)
 
-    def forward(self, rows: Rows, joint: Joint) -> Rows:
+    def forward(self, sequence: Tensor, structure: Tensor, joint: Joint) -> Pair:
+        rows = {SEQUENCE: sequence, STRUCTURE: structure}
         order, offsets = interleave([owners_of(joint.rows[m]) for m in BRANCHES], len(joint.offsets) - 1)
         given = [self.given[m](self.norms[m](rows[m]), joint.positions[m]) for m in BRANCHES]
         every = torch.cat(given)[order]
         heard = self.attention(every, every, offsets, offsets)[order.argsort()].split([len(part) for part in given])
-        parts = dict(zip(BRANCHES, heard, strict=True))
-        return {m: rows[m] + self.back[m](parts[m]).to(rows[m].dtype) if m in self.back else rows[m] for m in rows}
+        for m, part in zip(BRANCHES, heard, strict=True):
+            if m in self.back:
+                rows[m] = rows[m] + self.back[m](part).to(rows[m].dtype)
+        return rows[SEQUENCE], rows[STRUCTURE]
 
     def flops(self, joint: Joint) -> int:
         """Forward."""
@@ -149,11 +161,12 @@ class Cross(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleDict({m.value: CrossBlock(width, heads, width) for m in into})
 
-    def forward(self, rows: Rows, joint: Joint) -> Rows:
+    def forward(self, sequence: Tensor, structure: Tensor, joint: Joint) -> Pair:
+        rows = {SEQUENCE: sequence, STRUCTURE: structure}
         found = dict(rows)
         for m, block in self._reading():
             found[m] = block(rows[m], rows[OTHER[m]], joint.rows[m], joint.rows[OTHER[m]])
-        return found
+        return found[SEQUENCE], found[STRUCTURE]
 
     def flops(self, joint: Joint) -> int:
         """Forward."""
@@ -174,10 +187,10 @@ class Feed(nn.Module):
         self.norm = nn.LayerNorm(source)
         self.back = nn.Linear(source, width)
 
-    def forward(self, rows: Rows, joint: Joint) -> Tensor:
+    def forward(self, sequence: Tensor, structure: Tensor, joint: Joint) -> Tensor:
         """[N, width], the structure's."""
-        told = self.back(self.norm(rows[SEQUENCE]))[joint.pairs[SEQUENCE]]
-        return _added(rows[STRUCTURE], told, joint.pairs[STRUCTURE])
+        told = self.back(self.norm(sequence))[joint.pairs[SEQUENCE]]
+        return _added(structure, told, joint.pairs[STRUCTURE])
 
     def flops(self, joint: Joint) -> int:
         """Forward."""

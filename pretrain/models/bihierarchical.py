@@ -150,7 +150,7 @@ class Bihierarchical(nn.Module):
         if task == "losses":
             objective = self._objective()
             given = objective.given(batch)
-            return objective(self._residues(given), given)
+            return objective.losses(self._residues(given), given)
         return self._embeddings(batch) if task == "embeddings" else self._latents(batch)
 
     def _embeddings(self, batch: Batch) -> Embeddings:
@@ -181,7 +181,7 @@ class Bihierarchical(nn.Module):
         ends = (self._fused if hierarchical else self._in_turn)(given, joint)
         rows: Rows = {m: self.readout[m](ends[m]) for m in BRANCHES}
         if self.config.fusion == "cross":
-            rows = self.fusion[0](rows, joint)
+            rows = dict(zip(BRANCHES, self.fusion[0](rows[SEQUENCE], rows[STRUCTURE], joint), strict=True))
         return joined(rows, given.places, int(given.offsets[-1]), self.config.fusion == "serial")
 
     def _fused(self, given: Given, joint: Joint) -> Rows:
@@ -190,8 +190,8 @@ class Bihierarchical(nn.Module):
         one, other = plm.begin(given.sequence), gnn.begin(given.structure)
         for i, (group, exchange) in enumerate(zip(self.groups, self.fusion, strict=True)):
             one, other = plm.run(one, group), gnn.run(other, range(i, i + 1))
-            rows = exchange({SEQUENCE: one.rows, STRUCTURE: other.rows}, joint)
-            one, other = one.with_rows(rows[SEQUENCE]), other.with_rows(rows[STRUCTURE])
+            told, seen = exchange(one.rows, other.rows, joint)
+            one, other = one.with_rows(told), other.with_rows(seen)
         return {SEQUENCE: plm.finish(one), STRUCTURE: gnn.finish(other)}
 
     def _in_turn(self, given: Given, joint: Joint) -> Rows:
@@ -202,7 +202,7 @@ class Bihierarchical(nn.Module):
         if self.config.fusion == "serial":
             first = int(isinstance(gnn, GearNet))
             state = gnn.run(state, range(first))
-            state = state.with_rows(self.fusion[0]({SEQUENCE: told, STRUCTURE: state.rows}, joint))
+            state = state.with_rows(self.fusion[0](told, state.rows, joint))
         return {SEQUENCE: told, STRUCTURE: gnn.finish(gnn.run(state, range(first, len(gnn.layers))))}
 
     def _encoders(self) -> tuple[Esm, Any]:

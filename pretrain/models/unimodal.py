@@ -160,7 +160,8 @@ class Geometry(nn.Module):
         rows = encoder(replace(given, letters=changed(given.letters, asked, draw, UNKNOWN))).values
         there = known(given, pairs)
         triples = torch.cat([there.nonzero(), pairs[there]], 1)
-        return self.guesses(rows, asked, given.letters[asked], triples, measured(given, pairs[there], there))
+        measures = measured(given, pairs[there], there)
+        return self.guesses.losses(rows, asked, given.letters[asked], triples, measures)
 
     def _mates(self, batch: Batch) -> Tensor:
         lengths = lengths_of(batch.structure.offsets)

@@ -22,14 +22,15 @@ from pretrain.encoders.esm import HIDDEN
 from pretrain.layers.fusion import SEQUENCE, STRUCTURE, Joint, Rows
 from pretrain.layers.projection import mean
 from pretrain.masking import Dropout, Purpose, drop, generator, hide, mates
-from pretrain.objectives.masked import UNKNOWN, Guesses, changed, entropy, head, known, measured
+from pretrain.objectives.masked import UNKNOWN, Guesses, changed, entropy, head, known, measured, without
 from pretrain.sample import Modality
 
 
 class MaskedConfig(Config):
-    """masked: share of residues that are asked for. coordinates: whether these are hidden as well as their letters, and
-    only they asked for (`hidden`), or all seen and all asked for. distances, angles: bins, of 0 to `farthest` Å and of
-    0 to 180°. dropout: probability that a branch is shown nothing of a protein, of which all is asked for as ever.
+    """masked: share of residues that are asked for. coordinates: `hidden`, these residues are also taken from where
+    they are, on the line between their neighbours, and it is asked how far they are from others; or `seen`, they stay,
+    and that is asked of all. distances, angles: bins, of 0 to `farthest` Å and of 0 to 180°. dropout: probability that
+    a branch is shown nothing of a protein, of which all is asked for as ever.
     """
 
     kind: Literal["masked"] = "masked"
@@ -117,9 +118,10 @@ class Masked(nn.Module):
         question = self.given(batch)
         return dict(zip(self.names, (int(question.asked.sum()), *[len(question.triples)] * 2), strict=True))
 
-    def forward(self, rows: Tensor, question: Question) -> Losses:
+    def losses(self, rows: Tensor, question: Question) -> Losses:
+        """rows: [R, D]."""
         asked = question.asked
-        return self.guesses(rows, asked, question.letters[asked], question.triples, question.measures)
+        return self.guesses.losses(rows, asked, question.letters[asked], question.triples, question.measures)
 
     def given(self, batch: Batch) -> Question:
         sequence, structure = batch.sequence, batch.structure
@@ -132,18 +134,12 @@ class Masked(nn.Module):
         letters[places[SEQUENCE]] = sequence.letters  # where a chain's residue is another, the sequence's is asked for
         at = {m: (asked[each], draw[each]) for m, each in places.items()}
         pairs = mates(lengths_of(structure.offsets).cpu(), *key).to(device)
-        there = known(structure, pairs)
-        mask = structure.mask
+        there, seen = known(structure, pairs), structure
         if self.config.coordinates == "hidden":
-            there, mask = there & at[STRUCTURE][0], mask & ~at[STRUCTURE][0].unsqueeze(1)
+            there, seen = there & at[STRUCTURE][0], without(structure, at[STRUCTURE][0])
         triples = places[STRUCTURE][torch.cat([there.nonzero(), pairs[there]], 1)]
         told = replace(sequence, letters=changed(sequence.letters, *at[SEQUENCE], HIDDEN))
-        seen = replace(
-            structure,
-            letters=changed(structure.letters, *at[STRUCTURE], UNKNOWN),
-            mask=mask,
-            coordinates=structure.coordinates * mask.unsqueeze(2),
-        )
+        seen = replace(seen, letters=changed(structure.letters, *at[STRUCTURE], UNKNOWN))
         shown = self._shown(batch)
         places = {m: places[m][shown[m][owners_of(joint.rows[m])]] for m in places}
         met = torch.zeros_like(asked).index_fill(0, torch.cat(list(places.values())), True)
@@ -181,7 +177,8 @@ class Supervised(nn.Module):
     def counts(self, batch: Batch) -> dict[str, int]:
         return {self.config.task: int(self.given(batch).rows.sum())}
 
-    def forward(self, rows: Tensor, labelled: Labelled) -> Losses:
+    def losses(self, rows: Tensor, labelled: Labelled) -> Losses:
+        """rows: [R, D]."""
         if self.config.task != "residue":
             rows = mean([Tokens(rows, labelled.offsets, labelled.offsets[:0])]).to(rows.dtype)
         guesses, targets = self.head(rows[labelled.rows]).float(), labelled.targets

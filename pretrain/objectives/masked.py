@@ -1,10 +1,12 @@
 """Residues that are asked for: what is shown in their place, and what is measured between them."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from pretrain.batch import Loss, Losses, Structures
+from pretrain.batch import Loss, Losses, Structures, owners_of
 from pretrain.encoders.letters import KINDS, LETTERS, kinds
 from pretrain.encoders.neighbours import ALPHA
 
@@ -26,17 +28,22 @@ class Guesses(nn.Module):
         self.distance = head(2 * width, width, distances)
         self.angle = head(3 * width, width, angles)
 
-    def forward(
-        self, rows: Tensor, asked: Tensor, letters: Tensor, triples: Tensor, measures: tuple[Tensor, Tensor]
-    ) -> Losses:
-        """asked: the rows whose letters, uint8 ASCII, are asked for. triples: int64 [K, 3], rows of a residue and of
-        two others; measures: `measured` of them."""
+    def forward(self, rows: Tensor, asked: Tensor, triples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of letters, distances and angles. asked: the rows whose letters are; triples: int64 [K, 3], rows of a
+        residue and of two others."""
         here, one, other = (rows[triples[:, i]] for i in range(3))
         distance = self.distance(torch.cat([here * one, (here - one).abs()], 1))
         angle = self.angle(torch.cat([here, one * other, one + other], 1))
+        return self.letter(rows[asked]), distance, angle
+
+    def losses(
+        self, rows: Tensor, asked: Tensor, letters: Tensor, triples: Tensor, measures: tuple[Tensor, Tensor]
+    ) -> Losses:
+        """letters: uint8 ASCII, those asked for. measures: `measured` of the triples."""
+        letter, distance, angle = self(rows, asked, triples)  # tensors: ZeRO-3 sees nothing else of what a module gives
         far, turn = measures
         return {
-            "residue": entropy(self.letter(rows[asked]), kinds(letters)),
+            "residue": entropy(letter, kinds(letters)),
             "distance": entropy(distance, binned(far / self.farthest, self.distances)),
             "angle": entropy(angle, binned(turn / torch.pi, self.angles)),
         }
@@ -52,6 +59,30 @@ def changed(letters: Tensor, asked: Tensor, draw: Tensor, hidden: int) -> Tensor
     other = _letters.to(letters.device)[(draw * 1e6).long() % len(_letters)]  # digits that thresholds do not look at
     shown = torch.where(asked & (draw < AS_HIDDEN), torch.full_like(letters, hidden), letters)
     return torch.where(asked & (draw >= AS_HIDDEN) & (draw < AS_CHANGED), other, shown)
+
+
+def without(given: Structures, hidden: Tensor) -> Structures:
+    """The chains with the residues in `hidden` (bool [N]) where nobody knows where they are: of their atoms only a Cα
+    is left, on the line between those of the nearest residues before and after that are seen, by residue number; on
+    the one there is at an end; nowhere, and so near nobody, in a chain that is all hidden.
+    """
+    seen = given.mask[:, ALPHA] & ~hidden
+    rows, last = torch.arange(len(seen), device=seen.device), len(seen) - 1
+    before = torch.where(seen, rows, -1).cummax(0).values
+    after = torch.where(seen, rows, len(seen)).flip(0).cummin(0).values.flip(0)
+    start, end = (each[owners_of(given.offsets)] for each in (given.offsets[:-1], given.offsets[1:]))
+    has_before, has_after = before >= start, after < end
+    before = torch.where(has_before, before, after).clamp(0, last)
+    after = torch.where(has_after, after, before).clamp(0, last)
+    low, here, high = (given.positions[each] for each in (before, rows, after))
+    share = ((here - low) / (high - low).clamp(min=1)).unsqueeze(1)
+    points = given.coordinates[:, ALPHA]
+    between = points[before] + share * (points[after] - points[before])
+    mask = given.mask & ~hidden.unsqueeze(1)
+    coordinates = given.coordinates * mask.unsqueeze(2)
+    mask[:, ALPHA] |= hidden & (has_before | has_after)
+    coordinates[:, ALPHA] = torch.where((hidden & mask[:, ALPHA]).unsqueeze(1), between, coordinates[:, ALPHA])
+    return replace(given, mask=mask, coordinates=coordinates)
 
 
 def known(given: Structures, pairs: Tensor) -> Tensor:

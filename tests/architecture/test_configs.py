@@ -15,6 +15,7 @@ KINDS: dict[str, type[Config]] = {
     "fetch": FetchConfig,
     "prepare": PrepareConfig,
     "amma": RunConfig,
+    "bihierarchical": RunConfig,
     "unimodal": RunConfig,
 }
 SHIPPED = sorted((ROOT / "configs").rglob("*.toml"))

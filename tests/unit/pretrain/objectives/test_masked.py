@@ -1,0 +1,38 @@
+"""Residues taken from where they are: what is left of them, against a slow twin."""
+
+from dataclasses import replace
+
+import torch
+
+from pretrain.objectives.masked import without
+from tests.unit.pretrain.encoders.test_graphs import batch
+from tests.unit.pretrain.encoders.test_graphs import without as lacking
+
+
+def test_a_hidden_residue_lies_between_those_that_are_seen() -> None:
+    """In chains with a gap, an absent Cα, hidden ends, all hidden, and none at all."""
+    given = lacking(batch([12, 0, 3, 6], gap=4), [8], 1)
+    hidden = torch.zeros(21, dtype=torch.bool)
+    hidden[[0, 1, 3, 4, 7, 8, 11, 12, 13, 14, 18]] = True
+    found = without(given, hidden)
+    for start, stop in ((0, 12), (12, 15), (15, 21)):
+        seen = [i for i in range(start, stop) if given.mask[i, 1] and not hidden[i]]
+        for i in range(start, stop):
+            if not hidden[i]:
+                assert torch.equal(found.mask[i], given.mask[i])
+                assert torch.equal(found.coordinates[i], given.coordinates[i])
+                continue
+            before, after = [j for j in seen if j < i][-1:], [j for j in seen if j > i][:1]
+            assert found.mask[i].tolist() == [False, bool(seen), False, False]
+            assert not found.coordinates[i, [0, 2, 3]].any()
+            want = torch.zeros(3)
+            if before and after:
+                (a,), (b,) = before, after
+                share = (given.positions[i] - given.positions[a]) / (given.positions[b] - given.positions[a])
+                want = (1 - share) * given.coordinates[a, 1] + share * given.coordinates[b, 1]
+            elif seen:
+                want = given.coordinates[(before or after)[0], 1]
+            torch.testing.assert_close(found.coordinates[i, 1], want)
+    moved = replace(given, coordinates=given.coordinates + 50 * hidden.view(-1, 1, 1))
+    assert torch.equal(without(moved, hidden).coordinates, found.coordinates)
+    assert not len(without(batch([0]), hidden[:0]).letters)
