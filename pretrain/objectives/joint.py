@@ -27,10 +27,10 @@ from pretrain.sample import Modality
 
 
 class MaskedConfig(Config):
-    """masked: share of residues that are asked for. coordinates: `hidden`, these residues are also taken from where
-    they are, on the line between their neighbours, and it is asked how far they are from others; or `seen`, they stay,
-    and that is asked of all. distances, angles: bins, of 0 to `farthest` Å and of 0 to 180°. dropout: probability that
-    a branch is shown nothing of a protein, of which all is asked for as ever.
+    """masked: share of residues whose letters are hidden and asked for. coordinates: `hidden`, these residues are also
+    taken from where they are, onto the line between their neighbours; or `seen`, they stay. Distances and angles are
+    asked of all residues, in bins, of 0 to `farthest` Å and of 0 to 180°. dropout: probability that a branch is shown
+    nothing of a protein, of which all is asked for as ever.
     """
 
     kind: Literal["masked"] = "masked"
@@ -136,7 +136,7 @@ class Masked(nn.Module):
         pairs = mates(lengths_of(structure.offsets).cpu(), *key).to(device)
         there, seen = known(structure, pairs), structure
         if self.config.coordinates == "hidden":
-            there, seen = there & at[STRUCTURE][0], without(structure, at[STRUCTURE][0])
+            seen = without(structure, at[STRUCTURE][0])
         triples = places[STRUCTURE][torch.cat([there.nonzero(), pairs[there]], 1)]
         told = replace(sequence, letters=changed(sequence.letters, *at[SEQUENCE], HIDDEN))
         seen = replace(seen, letters=changed(structure.letters, *at[STRUCTURE], UNKNOWN))
