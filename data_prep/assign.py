@@ -114,7 +114,7 @@ def assign(place: Place, facts: Sequence[str], config: SplitConfig, folder: Path
         sequences = clusters.Sequences(scratch / FASTA, numbers, config, scratch / "mmseqs", threads)
         drawn, mmseqs = compare(sequences, crowd, root, joined, config)
     shutil.rmtree(scratch)
-    write_tables(place, facts, crowd, drawn.splits, folder)
+    write_tables(place, facts, crowd, drawn.splits, root if config.method == "cluster" else None, folder)
     splits = {name: int((drawn.splits == code).sum()) for code, name in enumerate(SPLITS)}
     return Summary(
         method=config.method,
@@ -242,14 +242,21 @@ def held_out(drawn: Drawn, crowd: Crowd, config: SplitConfig) -> dict[str, int]:
     return {**told, HOMOLOGS: int((drawn.fixed & ~held).sum())} if told else {}
 
 
-def write_tables(place: Place, facts: Sequence[str], crowd: Crowd, splits: Splits, folder: Path) -> None:
-    """One table per partition, in the order of its facts: key, split."""
+def write_tables(
+    place: Place, facts: Sequence[str], crowd: Crowd, splits: Splits, root: Numbers | None, folder: Path
+) -> None:
+    """One table per partition, in the order of its facts: key, split and, where sequences were compared, cluster.
+
+    A cluster is a component, and its name is the number of its smallest key among all keys.
+    """
     begins = np.concatenate([[0], np.cumsum(np.bincount(np.asarray(crowd.partition), minlength=len(facts)))])
-    ordered = splits[np.argsort(np.asarray(crowd.partition), kind="stable")]
+    order = np.argsort(np.asarray(crowd.partition), kind="stable")
+    columns = [splits, *([] if root is None else [root])]
     for number, name in enumerate(facts):
-        codes = ordered[begins[number] : begins[number + 1]].tolist()
+        mine = order[begins[number] : begins[number + 1]]
+        rows = zip(read(place, name), *(column[mine].tolist() for column in columns), strict=True)
         with open(folder / table(number), "w", encoding="ascii") as file:
-            file.writelines(f"{each.key}\t{code}\n" for each, code in zip(read(place, name), codes, strict=True))
+            file.writelines("\t".join([each.key, *map(str, told)]) + "\n" for each, *told in rows)
 
 
 def shares(splits: dict[str, int], config: SplitConfig) -> dict[str, dict[str, float]]:

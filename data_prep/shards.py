@@ -97,11 +97,12 @@ class Shelf:
         self.folder, self.number = folder, number
         self._open: dict[tuple[str, str], _Writer] = {}
 
-    def add(self, split: str, sample: Sample) -> None:
+    def add(self, split: str, sample: Sample, cluster: int | None = None) -> None:
+        """cluster: the number of the sample's relatives; of all samples, or of none."""
         where = split, group_name(sample.modalities)
         if where not in self._open:
             self._open[where] = _Writer(self.folder, *where, self.number)
-        self._open[where].add(sample)
+        self._open[where].add(sample, cluster)
 
     def close(self) -> list[Shard]:
         """What was written, sorted: `<split>/<group>/<number>.tar` below the folder, each with its index."""
@@ -117,11 +118,13 @@ class _Writer:
         self._digest, self._size = hashlib.sha256(), 0
         self._keys: list[str] = []
         self._columns: list[tuple[int, ...]] = []
+        self._clusters: list[int] = []
         self._counts: Counter[str] = Counter()
         self._facets: Counter[int] = Counter()
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: Sample, cluster: int | None) -> None:
         members = encode(sample)
+        self._clusters += [] if cluster is None else [cluster]
         span = b"".join(_member(name, data) for name, data in members)
         self._columns.append((self._size, len(span), zlib.crc32(span), *columns(sample)))
         self._keys.append(sample.key)
@@ -138,7 +141,7 @@ class _Writer:
     def close(self) -> Shard:
         self._write(bytes(2 * BLOCK))
         self._file.close()
-        index = _index(self._keys, self._columns).to_bytes()
+        index = _index(self._keys, self._columns, self._clusters).to_bytes()
         self._tar.with_suffix(SUFFIX).write_bytes(index)
         return Shard(
             split=self.split,
@@ -187,7 +190,7 @@ def columns(sample: Sample) -> tuple[int, int, int, int, int]:
     )
 
 
-def _index(keys: list[str], columns: list[tuple[int, ...]]) -> ShardIndex:
+def _index(keys: list[str], columns: list[tuple[int, ...]], clusters: list[int]) -> ShardIndex:
     types = {
         "offset": "i8",
         "size": "i8",
@@ -199,7 +202,8 @@ def _index(keys: list[str], columns: list[tuple[int, ...]]) -> ShardIndex:
         "images": "i4",
     }
     table = np.array(columns, dtype=np.int64).reshape(len(keys), len(types))
-    return ShardIndex(tuple(keys), **{name: table[:, i].astype(kind) for i, (name, kind) in enumerate(types.items())})
+    named = {name: table[:, i].astype(kind) for i, (name, kind) in enumerate(types.items())}
+    return ShardIndex(tuple(keys), **named, cluster=np.array(clusters, np.int32) if clusters else None)
 
 
 def payload(sample: Sample, member: bytes) -> dict[str, int]:

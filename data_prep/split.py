@@ -152,25 +152,35 @@ def _lines(place: Place, name: str, ahead: int) -> Iterator[bytes]:
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """The splits of one partition's proteins. keys: bytes [N], sorted. splits: uint8 [N]."""
+    """The splits of one partition's proteins. keys: bytes [N], sorted. splits: uint8 [N]. clusters: int64 [N], equal
+    for relatives; None where no sequences were compared."""
 
     keys: NDArray[np.bytes_]
     splits: NDArray[np.uint8]
+    clusters: NDArray[np.int64] | None = None
 
     @staticmethod
     def read(place: Place, partition: int) -> "Assignment":
         """What `assign` wrote into a folder for the partition whose facts were the `partition`-th."""
         lines = [line.split(b"\t") for line in place.read(table(partition)).splitlines()]
-        keys = np.array([key for key, _ in lines], dtype=np.bytes_)
-        return Assignment(keys, np.array([int(code) for _, code in lines], dtype=np.uint8))
+        keys = np.array([key for key, *_ in lines], dtype=np.bytes_)
+        splits = np.array([int(code) for _, code, *_ in lines], dtype=np.uint8)
+        known = [int(cluster) for _, _, *rest in lines for cluster in rest]
+        return Assignment(keys, splits, np.array(known) if known else None)
 
     def of(self, key: str) -> Split | None:
         """None for a protein that is to be left out (reason DROP). Raises KeyError for one that is not there."""
+        code = int(self.splits[self._at(key)])
+        return None if code == DROPPED else SPLITS[code]
+
+    def cluster(self, key: str) -> int | None:
+        return None if self.clusters is None else int(self.clusters[self._at(key)])
+
+    def _at(self, key: str) -> int:
         at = int(np.searchsorted(self.keys, key.encode()))
         if at == len(self.keys) or self.keys[at] != key.encode():
             raise KeyError(f"{key} was not among the proteins that splits were drawn for")
-        code = int(self.splits[at])
-        return None if code == DROPPED else SPLITS[code]
+        return at
 
 
 def table(partition: int) -> str:

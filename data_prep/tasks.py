@@ -177,7 +177,7 @@ def write_partition(
             where = drawn.of(sample.key) if drawn else split.split(sample.key, config.split)
             assert where, "samples leaves out what has no split"
             counts.update({f"texts/{origin}": number for origin, number in describe.count(sample).items()})
-            shelf.add(where, sample)
+            shelf.add(where, sample, drawn.cluster(sample.key) if drawn else None)
         written = shelf.close()
         for shard in written:
             for path in (shard.path, shard.index_path):

@@ -7,12 +7,16 @@ a field for each; after them all are `Tokens`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from hashlib import blake2b
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from pretrain.sample import Modality
+
+HIDDEN = 0  # the ASCII code of a residue that is not told
 
 
 def lengths_of(offsets: Tensor) -> Tensor:
@@ -32,7 +36,8 @@ def owners_of(offsets: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """letters: uint8 [N], ASCII one-letter codes. offsets: int64 [B + 1]. Positions are 0..length−1 of each protein."""
+    """letters: uint8 [N], ASCII one-letter codes, or HIDDEN. offsets: int64 [B + 1]. Positions are 0..length−1 of each
+    protein."""
 
     letters: Tensor
     offsets: Tensor
@@ -97,6 +102,8 @@ class Batch:
     stored: modality → its tokens, of those whose features are read and not computed: bfloat16, cropped to the window.
         The same modalities in every batch of a run.
     labels: of the proteins that have one; None where nobody packed a step.
+    view: the same proteins drawn once more, where a model compares them with themselves (`pretrain.data.view`). A
+        modality has tokens there only if the protein has it here, too.
     """
 
     keys: tuple[str, ...]
@@ -111,6 +118,7 @@ class Batch:
     image: Images
     stored: Mapping[Modality, "Tokens"] = field(default_factory=dict)
     labels: Labels | None = None
+    view: "Batch | None" = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -151,7 +159,20 @@ class Tokens:
         return _to(self, device)
 
 
-Features = dict[Modality, Tokens]
+Features = dict[str, Tokens]  # by modality; those of a batch's view by `of_view`
+
+
+def of_view(modality: Modality) -> str:
+    """What a modality's features, vectors and so on are called that are of `Batch.view`."""
+    return f"{modality}/view"
+
+
+def text_codes(batch: Batch) -> Tensor:
+    """int64 [B], on the CPU: a hash of each protein's word pieces, equal for equal texts (0 for no text)."""
+    ids, offsets = batch.function.ids.cpu().numpy(), batch.function.offsets.tolist()
+    spans = [ids[start:stop] for start, stop in pairwise(offsets)]
+    hashes = [int.from_bytes(blake2b(span.tobytes(), digest_size=8).digest(), "little", signed=True) for span in spans]
+    return torch.tensor([code if len(span) else 0 for code, span in zip(hashes, spans, strict=True)], dtype=torch.int64)
 
 
 @dataclass(frozen=True, eq=False)

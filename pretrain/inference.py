@@ -34,7 +34,12 @@ from pretrain.models.bihierarchical import Bihierarchical
 from pretrain.sample import Function, Modality, Sample, Text
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-TRAINING_ONLY = ("decoders", "trained", "objective")  # what a model is trained with; an exported one does without
+TRAINING_ONLY = (
+    "decoders",
+    "trained",
+    "objective",
+    "temperatures",
+)  # what a model is trained with; an exported one does without
 BATCH = 8192  # residues, word pieces and patches of one batch, by default
 log = logging.getLogger(__name__)
 

@@ -32,6 +32,10 @@ class Purpose(IntEnum):
     KEEP = 7
     HIDE = 8
     PAIR = 9
+    VIEW_WINDOW = 20
+    VIEW_HIDE = 21
+    VIEW_NOISE = 22
+    VIEW_TEXT = 23
 
 
 def generator(seed: int, step: int, slot: int, purpose: Purpose) -> np.random.Generator:
@@ -74,6 +78,18 @@ class MaskingConfig(Config):
     keep: float = Field(default=1 / 6, gt=0, le=1)
     alpha: Alpha = Alpha()
     dropout: Dropout = Dropout()
+
+
+class ViewConfig(Config):
+    """How a protein is shown once more, to be compared with itself.
+
+    shortest: share of its residues that the view's window spans at least; the share is drawn, evenly up to 1. masked:
+    share of residues that its sequence does not tell. noise: standard deviation of what is added to coordinates, in Å.
+    """
+
+    shortest: float = Field(default=0.5, gt=0, le=1)
+    masked: float = Field(default=0.15, ge=0, lt=1)
+    noise: float = Field(default=0.3, ge=0)
 
 
 @dataclass(frozen=True, eq=False)

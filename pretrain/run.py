@@ -45,11 +45,17 @@ class LogConfig(Config):
 
 
 class RunConfig(Config):
-    """One training run. `out` holds all that it writes: `config.json`, `log.jsonl`, `checkpoints/`, `tensorboard/`."""
+    """One training run. `out` holds all that it writes: `config.json`, `log.jsonl`, `checkpoints/`, `tensorboard/`.
+
+    start_from: the folder of another run, or of an exported model. Trained parameters that have a namesake there begin
+    with its values, all others as they would without; frozen encoders are the configured ones. It is read when the run
+    begins, and not when it goes on.
+    """
 
     out: Path
     steps: int = Field(ge=1)
     seed: int = Field(default=0, ge=0)
+    start_from: Path | None = None
     data: DataConfig
     encoders: EncodersConfig
     model: ModelConfig
@@ -76,12 +82,15 @@ class RunConfig(Config):
 def identity_of(run: RunConfig, dataset: Dataset, encoders: Encoders) -> dict[str, Any]:
     """What must not change between two sittings of one run: data, frozen encoders and their limits, model, seed."""
     tree, spec = dump(run), encoders.spec()
+    plan = tree["data"]["plan"]
+    if plan["relatives"] == 1:  # as in runs begun before there was a choice
+        del plan["relatives"]
     return {
         "data": {"name": dataset.manifest["name"], "manifest_sha256": dataset.sha256},
         "encoders": encoders.identity(),
         "limits": {f.name: getattr(spec, f.name) for f in fields(spec) if f.name != "tokenize"},
         "model": tree["model"],
-        "plan": tree["data"]["plan"],
+        "plan": plan,
         "seed": run.seed,
     }
 

@@ -1,22 +1,32 @@
 """What a run is made of, before its first step: data, encoders, the engine, and where it goes on from."""
 
+import logging
 import os
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from pretrain import checkpoint, distributed, models
-from pretrain.checkpoint import Disk, Folder
+from pretrain.checkpoint import Disk, Folder, folder_of_run
 from pretrain.data.index import Dataset
 from pretrain.data.labels import LabelTable, read
 from pretrain.data.loader import Loader
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.data.stored import Stored, choose
+from pretrain.encoders import weights
 from pretrain.encoders.bundle import Encoders, to_train
 from pretrain.engine import Engine
 from pretrain.run import RunConfig, check_identity, identity_of
 from pretrain.sample import Modality
+
+EXPORTED, PREFIX = "model.safetensors", "model."  # what an exported model's folder has, and its parameters' names
+SEQUENCE, STRUCTURE, *_ = Modality
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
     dataset = run.data.open()
     labels = _labels(run, dataset)
     encoders = Encoders.build(run.frozen, run.model.trains)
-    spec, identity = encoders.spec(), identity_of(run, dataset, encoders)
+    spec, identity = models.input_of(run.model, encoders.spec()), identity_of(run, dataset, encoders)
     identity["labels"] = labels and labels.sha256
     names = {
         modality: (identity["encoders"][modality]["features"], width) for modality, width in encoders.widths().items()
@@ -46,6 +56,9 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
     names = {modality: each for modality, each in names.items() if modality not in run.model.trains}
     before = [Modality(name) for name in found.state.get("stored", ())] if found else None
     stored = choose(dataset, names, ("train", run.validation.split), run.data.features, before)
+    if spec.view:
+        weak = "; in views, another window of them, with nothing masked and no noise"
+        stored.notes.update({m: stored.notes[m] + weak for m in stored.widths if m in (SEQUENCE, STRUCTURE)})
     encoders.release(stored.widths)
     place = distributed.rank(), distributed.world()
 
@@ -102,12 +115,61 @@ def begin(
         model = models.build(run.model, parts.encoders.widths(), trained)
         if found:
             found.load_model(model)
+        elif run.start_from:
+            take(model, trained_weights(run.start_from), run.start_from)
         return model
 
     engine = Engine(distributed.together(build), run.engine, run.optimizer, device)
     if found:
         found.load_engine(engine)
     return engine, Position.from_json(found.state["position"]) if found else Position()
+
+
+def trained_weights(folder: Path) -> dict[str, Tensor]:
+    """By parameter: of a run's newest checkpoint that is whole, or of an exported model. ValueError for neither."""
+    if (folder / EXPORTED).is_file():
+        tensors = weights.read(folder / EXPORTED, "start_from")
+        return {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+    found = checkpoint.latest(folder_of_run(folder)) if folder.is_dir() else None
+    if found is None:
+        raise ValueError(
+            f"start_from: {folder} is neither a run with a checkpoint that is committed and whole nor an exported "
+            "model; train that run first, or correct the path"
+        )
+    return found.weights()
+
+
+def take(model: nn.Module, found: dict[str, Tensor], origin: Path) -> None:
+    """Let what the model trains begin with the values that have its names; say which do, and what does not match.
+
+    ValueError where no name matches, or a shape does not.
+    """
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    common = [name for name in own if name in found]
+    if not common:
+        raise ValueError(
+            f"start_from: {origin} has nothing that this model trains: it has {_parts(found)}, the model {_parts(own)}"
+        )
+    for name in common:
+        if own[name].shape != found[name].shape:
+            raise ValueError(
+                f"start_from: {name} is {list(found[name].shape)} in {origin} and {list(own[name].shape)} in this "
+                "model; give the model the same sizes"
+            )
+        own[name].data.copy_(found[name])
+    if distributed.rank() == 0:
+        rest, unused = own.keys() - found.keys(), found.keys() - own.keys()
+        log.warning(
+            "start_from %s: taken are %s%s%s", origin, _parts(common),
+            f"; as configured begin {_parts(rest)}" if rest else "",
+            f"; of no use here are {_parts(unused)}" if unused else "",
+        )  # fmt: skip
+
+
+def _parts(names: Iterable[str]) -> str:
+    """`heads.sequence (6), heads.structure (6)`: how many parameters of each part."""
+    counts = Counter(".".join(name.split(".")[:2]) for name in names)
+    return ", ".join(f"{part} ({count})" for part, count in sorted(counts.items())) or "nothing"
 
 
 def newest(folder: Folder, good: bool = False) -> checkpoint.Checkpoint | None:

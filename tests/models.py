@@ -35,6 +35,7 @@ BIHIERARCHICAL: dict[str, Any] = {
     "kind": "bihierarchical", "width": 16, "heads": 2,
     "objective": {"kind": "masked", "dropout": {"sequence": 0.3, "structure": 0.3}},
 }  # fmt: skip
+ALIGN = {"kind": "align_pro", "width": 8, "hidden": 16}
 # Name → (the model, encoders that differ from ENCODERS).
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "amma": (AMMA, {}),
@@ -45,6 +46,9 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bihierarchical-serial": ({**BIHIERARCHICAL, "fusion": "serial"}, {}),
     "bihierarchical-parallel": ({**BIHIERARCHICAL, "fusion": "parallel"}, {"structure": EGNN}),
     "bihierarchical-cross": ({**BIHIERARCHICAL, "fusion": "cross"}, {"structure": GVP}),
+    "align-pro": (ALIGN, {"structure": GVP}),
+    "align-pro-trained": ({**ALIGN, "train_encoders": True}, {"structure": GVP}),
+    "align-pro-two": ({**ALIGN, "modalities": ["sequence", "function"], "intra": 0.0}, {}),
     "unimodal-esm": ({"kind": "unimodal", "modality": "sequence"}, {}),
     "unimodal-gearnet": ({"kind": "unimodal", "modality": "structure"}, {}),
     "unimodal-gvp": ({"kind": "unimodal", "modality": "structure"}, {"structure": GVP}),
@@ -69,6 +73,7 @@ def build(name: str) -> tuple[Model, Encoders]:
     config, asked = encoders_config(name), config_of(name)
     encoders = Encoders.build(config, asked.trains)
     encoders.lend(asked.trains)
+    encoders._spec = models.input_of(asked, encoders.spec())  # what a run's loader is given
     torch.manual_seed(0)
     return models.build(asked, encoders.widths(), to_train(config, asked.trains)), encoders
 

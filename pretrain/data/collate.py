@@ -1,6 +1,7 @@
 """Samples → a `Batch`: what each protein contributes (`pretrain.data.draw`), laid end to end."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 import numpy as np
@@ -28,6 +29,8 @@ def pack(
     """
     lengths = torch.tensor([_lengths(row, spec) for row in rows], dtype=torch.int64).reshape(len(rows), len(Modality))
     pixels = [pixels for row in rows for pixels, _ in row.images]
+    views = [row.view for row in rows if row.view is not None]
+    assert len(views) == (len(rows) if spec.view else 0), "a view of every protein, or of none"
     return Batch(
         keys=tuple(row.key for row in rows),
         seed=seed,
@@ -55,6 +58,7 @@ def pack(
             _offsets(0 if row.label is None else len(row.label) for row in rows),
             torch.tensor([row.label is not None for row in rows], dtype=torch.bool),
         ),
+        view=pack(views, seed, step, replace(spec, view=None), stored) if spec.view else None,
     )
 
 

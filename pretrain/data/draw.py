@@ -8,6 +8,10 @@ whatever micro-batch it lands. Two kinds of cutting happen, and they differ on p
   The trade-off: the far end of a protein longer than that is never seen. `Plan.truncated` counts such proteins.
 - The crop is drawn, per step, as a window of residue coordinates. Encoders do not know of it; fusion sees its inside.
 
+A model that compares proteins with themselves has a view of each (`InputSpec.view`): the same structure in another
+window and with noise on its coordinates, the sequence in that window with residues that are not told, and another of
+its texts. Of what is stored, windows and texts can be drawn, but no mask and no noise: the encoder has seen the whole.
+
 Where features are stored (`pretrain.data.stored`), the same draws are made, and rows of the drawn items are read in
 place of what an encoder would make. `items`, `size` and `alone` say what an item is, for whoever stores them.
 """
@@ -21,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from pretrain.batch import HIDDEN
 from pretrain.data.stored import Held
-from pretrain.masking import Purpose, generator
+from pretrain.masking import Purpose, ViewConfig, generator, keep
 from pretrain.sample import CHANNELS, CorruptSample, Image, Modality, Sample, Structure
 
 Rng = Callable[[Purpose], np.random.Generator]  # the slot's generators
@@ -38,7 +43,8 @@ class InputSpec:
     encoder, in structure residues; None for no limit. tokenize: a text's word-piece ids without BOS and EOS; it must be
     picklable to reach loader workers that are not forked. text_max: word pieces kept. image_size: pixels a side.
     image_patches: tokens of one image. crop: width of the window of residues that fusion sees. max_images: of one
-    protein in one step. modalities: those the model has; any other is treated as absent.
+    protein in one step. modalities: those the model has; any other is treated as absent. view: how each protein is
+    drawn once more, None where it is not.
     """
 
     sequence_max: int
@@ -50,6 +56,7 @@ class InputSpec:
     crop: int
     max_images: int
     modalities: tuple[Modality, ...]
+    view: ViewConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.modalities:
@@ -67,7 +74,7 @@ class Row:
 
     stored: modality → [n, D], bfloat16 as its bits, cropped to the window already. Of a modality that is stored the
     images are not decoded; sequence, structure and word pieces are there all the same, as models and scores ask for
-    them. label: as `pretrain.data.labels` has it.
+    them. label: as `pretrain.data.labels` has it. view: the same protein drawn once more.
     """
 
     key: str
@@ -79,10 +86,12 @@ class Row:
     images: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
     stored: Mapping[Modality, NDArray[np.uint16]] = field(default_factory=dict)
     label: NDArray[np.float32] | None = None
+    view: "Row | None" = None
 
 
 def draw(sample: Sample, slot: int, seed: int, step: int, spec: InputSpec, held: Held | None = None) -> Row:
-    """One structure, one text, up to `max_images` images and a window, for the modalities that the model has.
+    """One structure, one text, up to `max_images` images and a window, for the modalities that the model has; and where
+    the model asks for it, a view of them.
 
     held: the sample's stored features. Raises CorruptSample for an image that is none, a text that cannot be tokenized,
     and features that are damaged or not the sample's.
@@ -99,8 +108,42 @@ def draw(sample: Sample, slot: int, seed: int, step: int, spec: InputSpec, held:
     row = Row(sample.key, slot, window, sequence, structure, texts[0] if texts else [], [])
     if held is None or Modality.IMAGE not in held.modalities:
         row = replace(row, images=[_pixels(sample.images[i], spec.image_size) for i in chosen.get(Modality.IMAGE, ())])
-    stored = [modality for modality in spec.modalities if held and modality in held.modalities and chosen[modality]]
-    return replace(row, stored={m: _stored(held, m, chosen[m], row, spec) for m in stored}) if held else row
+    row = _with_stored(row, chosen, spec, held)
+    return row if spec.view is None else replace(row, view=_view(row, sample, chosen, spec.view, spec, held, rng))
+
+
+def _with_stored(row: Row, chosen: Mapping[Modality, list[int]], spec: InputSpec, held: Held | None) -> Row:
+    if held is None:
+        return row
+    stored = [modality for modality in spec.modalities if modality in held.modalities and chosen[modality]]
+    return replace(row, stored={m: _stored(held, m, chosen[m], row, spec) for m in stored})
+
+
+def _view(
+    row: Row,
+    sample: Sample,
+    chosen: Mapping[Modality, list[int]],
+    how: ViewConfig,
+    spec: InputSpec,
+    held: Held | None,
+    rng: Rng,
+) -> Row:
+    """The row's protein once more: no function where it has one text only, and no images."""
+    sequence, structure, taken = row.sequence, row.structure, {**chosen, Modality.IMAGE: []}
+    window = _window(sequence, structure, spec.crop, rng, Purpose.VIEW_WINDOW, how.shortest)
+    if sequence is not None and how.masked:
+        hidden = keep(len(sequence), round(how.masked * len(sequence)), rng(Purpose.VIEW_HIDE))
+        sequence = np.where(hidden, np.uint8(HIDDEN), sequence)
+    if structure is not None and how.noise:
+        noise = rng(Purpose.VIEW_NOISE).standard_normal(structure.coordinates.shape, dtype=np.float32)
+        moved = structure.coordinates + how.noise * noise * structure.mask[..., None]
+        structure = replace(structure, coordinates=moved.astype(np.float32))
+    if text := taken.get(Modality.FUNCTION):
+        others = [i for i in range(items(sample, Modality.FUNCTION)) if i != text[0]]
+        taken[Modality.FUNCTION] = [others[_one_of(len(others), rng, Purpose.VIEW_TEXT)]] if others else []
+    ids = [_text(sample, i, spec) for i in taken.get(Modality.FUNCTION, ())]
+    view = Row(row.key, row.slot, window, sequence, structure, ids[0] if ids else [], [])
+    return _with_stored(view, taken, spec, held)
 
 
 def items(sample: Sample, modality: Modality) -> int:
@@ -224,8 +267,16 @@ def _stored(held: Held, modality: Modality, chosen: list[int], row: Row, spec: I
     assert_never(modality)
 
 
-def _window(sequence: NDArray[np.uint8] | None, structure: Structure | None, crop: int, rng: Rng) -> tuple[int, int]:
-    """[start, stop) of the residues that fusion sees: `crop` wide, or everything where that fits.
+def _window(
+    sequence: NDArray[np.uint8] | None,
+    structure: Structure | None,
+    crop: int,
+    rng: Rng,
+    purpose: Purpose = Purpose.WINDOW,
+    shortest: float = 1.0,
+) -> tuple[int, int]:
+    """[start, stop) of the residues that fusion sees: `crop` wide, or everything where that fits; where `shortest` is
+    below 1 no wider than a share of the residues that is drawn first, from there up to 1.
 
     With a structure, one of its residues is drawn first and then a window around it, so that the structure is always
     met, and windows that meet more of it are likelier. Without one, every window is equally likely. Without a sequence
@@ -234,9 +285,12 @@ def _window(sequence: NDArray[np.uint8] | None, structure: Structure | None, cro
     first, stop = 0, 0 if sequence is None else len(sequence)
     if sequence is None and structure is not None:
         first, stop = int(structure.residue[0]), int(structure.residue[-1]) + 1
-    if stop - first <= crop:
+    random = rng(purpose) if shortest < 1 or stop - first > crop else None
+    if random is not None and shortest < 1:
+        crop = min(crop, max(1, round(random.uniform(shortest, 1) * (stop - first))))
+    if random is None or stop - first <= crop:
         return 0, WHOLE
-    random, low, high = rng(Purpose.WINDOW), first, stop - crop
+    low, high = first, stop - crop
     if structure is not None:
         anchor = int(structure.residue[random.integers(len(structure))])
         low, high = max(low, anchor - crop + 1), min(high, anchor)

@@ -47,6 +47,7 @@ class ShardIndex:
     crc: uint32 [n], CRC-32 of that span. facets: uint8 [n], bits of `pretrain.sample.Facet`.
     residues: int32 [n], sequence length. structure: int32 [n], residues of its longest structure. text: int32 [n],
     characters of its longest text. images: int32 [n], number of images. 0 where absent.
+    cluster: int32 [n], equal for proteins that the split kept together as relatives; None where it compared none.
     """
 
     keys: Sequence[str]
@@ -58,13 +59,15 @@ class ShardIndex:
     structure: NDArray[np.int32]
     text: NDArray[np.int32]
     images: NDArray[np.int32]
+    cluster: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def to_bytes(self) -> bytes:
         """The index file: columns by name, the keys as one text with a line each. Equal indices give equal bytes."""
-        columns = {f.name: np.ascontiguousarray(getattr(self, f.name)) for f in fields(self) if f.name != "keys"}
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "keys"}
+        columns = {name: np.ascontiguousarray(each) for name, each in columns.items() if each is not None}
         return save({**columns, "keys": np.frombuffer("\n".join(self.keys).encode(), dtype=np.uint8)})
 
     @staticmethod
@@ -80,7 +83,7 @@ class ShardIndex:
             index = ShardIndex(Keys(columns.pop("keys")), **columns)
         except Exception as error:  # the format's library raises a type of its own, and missing columns a TypeError
             raise ValueError(f"{path}: not a shard index: {error}") from error
-        lengths = {f.name: len(getattr(index, f.name)) for f in fields(index)}
+        lengths = {f.name: len(each) for f in fields(index) if (each := getattr(index, f.name)) is not None}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"{path}: columns of unequal length: {lengths}")
         return index

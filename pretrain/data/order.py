@@ -6,6 +6,9 @@ within windows of `window` consecutive shards. Lanes interleave in proportion to
 cycle's end: a cycle is an exact permutation of the group, a window of it about `lanes` × `window` shards wide, and what
 is open of a group at a time are its lanes' windows.
 
+Where relatives are wanted next to each other (`gathered`), each window's permutation is rearranged; that too depends on
+nothing but the window.
+
 Permutations sort the raw words of a Philox generator keyed by (seed, group) and counted by (lane, window, cycle): NumPy
 promises that these words stay the same across its releases, which it does not for its own `shuffle`.
 """
@@ -17,7 +20,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-Open = Callable[[int], tuple[NDArray[np.int64], NDArray[np.int64]]]  # a shard → its usable samples' (numbers, costs)
+# A shard → its usable samples' (numbers, costs); and their clusters, where relatives are wanted.
+Open = Callable[[int], tuple[NDArray[np.int64], ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,18 +37,27 @@ class Order:
     """One group's order. counts: int64 [S], usable samples of each shard; `open` reads one when its window opens.
 
     place: of the group among its split's; groups of fewer shards than lanes begin at different lanes, or one host
-    would have them all. Holds the lanes' windows and nothing more: 16 bytes for each of their samples.
+    would have them all. relatives: up to how many of a cluster follow each other, of those in a window. Holds the
+    lanes' windows and nothing more: 16 bytes for each of their samples.
     """
 
     def __init__(
-        self, name: str, counts: NDArray[np.int64], open: Open, seed: int, lanes: int, window: int, place: int = 0
+        self,
+        name: str,
+        counts: NDArray[np.int64],
+        open: Open,
+        seed: int,
+        lanes: int,
+        window: int,
+        place: int = 0,
+        relatives: int = 1,
     ) -> None:
         key = np.array([seed, int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")], np.uint64)
         shards = np.flatnonzero(counts)
         used = min(lanes, len(shards))
         self._lanes = [
-            _Lane((place + i * lanes // used) % lanes, shards[i::used], counts[shards[i::used]], open, key, window)
-            for i in range(used)
+            _Lane((place + i * lanes // used) % lanes, mine, counts[mine], open, key, window, relatives)
+            for i, mine in enumerate(shards[i::used] for i in range(used))
         ]
         self._lanes.sort(key=lambda lane: lane.number)
         self._totals = np.array([lane.total for lane in self._lanes], np.int64)
@@ -86,9 +99,11 @@ class _Lane:
         open: Open,
         key: NDArray[np.uint64],
         width: int,
+        relatives: int,
     ) -> None:
         self.number, self.total = number, int(counts.sum())
         self._shards, self._counts, self._open, self._key, self._width = shards, counts, open, key, width
+        self._relatives = relatives
         # What was computed last, kept because steps follow one another; never needed for the result.
         self._cycle: tuple[int, NDArray[np.int64], NDArray[np.int64]] = (-1, shards, counts)
         self._window: tuple[tuple[int, int], NDArray[np.int64], NDArray[np.int64]] = ((-1, -1), shards, counts)
@@ -128,16 +143,18 @@ class _Lane:
         window = int(bounds.searchsorted(place, side="right")) - 1
         if self._window[0] != (cycle, window):
             opened = [self._read(i) for i in places[window * self._width : (window + 1) * self._width].tolist()]
-            numbers, costs = (np.concatenate(columns) for columns in zip(*opened, strict=True))
+            numbers, costs, *clusters = (np.concatenate(columns) for columns in zip(*opened, strict=True))
             shuffled = self._shuffled(len(numbers), window + 1, cycle)
+            if self._relatives > 1:
+                shuffled = shuffled[gathered(clusters[0][shuffled], self._relatives)]
             self._window = ((cycle, window), numbers[shuffled], costs[shuffled])
         _, numbers, costs = self._window
         return numbers[place - bounds[window] :], costs[place - bounds[window] :]
 
-    def _read(self, i: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        numbers, costs = self._open(int(self._shards[i]))
-        assert len(numbers) == self._counts[i], "whoever opens a shard checks that it is what was counted"
-        return numbers, costs
+    def _read(self, i: int) -> tuple[NDArray[np.int64], ...]:
+        columns = self._open(int(self._shards[i]))
+        assert len(columns[0]) == self._counts[i], "whoever opens a shard checks that it is what was counted"
+        return columns
 
     def _shuffled(self, count: int, level: int, cycle: int) -> NDArray[np.int64]:
         """int64 [count]: a permutation. Sorting words whose low bits are their places is four times argsort's speed."""
@@ -146,6 +163,20 @@ class _Lane:
         words = (words >> bits << bits) | np.arange(count, dtype=np.uint64)
         words.sort()
         return (words & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+
+
+def gathered(clusters: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """int64 [n]: the order in which each sample is followed by the next ones of its cluster, `most` of them in a run.
+
+    clusters: int64 [n], in the order that there is. A run stands where its first sample does.
+    """
+    order = np.argsort(clusters, kind="stable")  # cluster by cluster, as they come
+    begins = np.flatnonzero(np.diff(clusters[order], prepend=clusters[order[:1]] - 1))
+    begin = np.repeat(begins, np.diff(begins, append=len(order)))
+    heads = begin + (np.arange(len(order)) - begin) // most * most
+    places = np.empty(len(order), np.int64)
+    places[order] = order[heads]
+    return np.argsort(places, kind="stable")
 
 
 def schedule(totals: NDArray[np.int64], place: int, samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pretrain.config import Config
 from pretrain.data.draw import InputSpec
-from pretrain.data.index import SOME, Dataset, ShardIndex
+from pretrain.data.index import SOME, Dataset, Group, ShardIndex
 from pretrain.data.order import Order, interleave
 from pretrain.sample import Facet, Modality
 
@@ -43,6 +43,10 @@ class PlanConfig(Config):
     lanes: into how many lanes each group's shards are dealt (a group of fewer shards has fewer); hosts that read from a
     store share them out. window: shards of a lane among which samples are shuffled; `lanes` × `window` shards of a
     group are open at a time.
+    relatives: up to how many proteins of one cluster follow each other in a group's lane, so that a step compares them:
+    hard negatives. They are looked for in the lane's open window; with `lanes = 1` and a `window` of all shards, among
+    all (16 bytes each). Lanes take turns, so a step holds whole runs where it has more than `relatives` × `lanes`
+    proteins of a group. Clusters are those of the data set's split, `split.method = "cluster"`.
     """
 
     samples: int | None = pydantic.Field(default=None, ge=1)
@@ -51,6 +55,7 @@ class PlanConfig(Config):
     epoch_group: str | None = None
     lanes: int = pydantic.Field(default=24, ge=1)
     window: int = pydantic.Field(default=1, ge=1)
+    relatives: int = pydantic.Field(default=1, ge=1)
 
     @pydantic.model_validator(mode="after")
     def _one_size(self) -> "PlanConfig":
@@ -165,9 +170,20 @@ class Plan:
                 f"epoch_group {self.epoch_group!r} is not one of the plan's groups: {', '.join(self.sizes)}"
             )
         self._orders = {
-            name: Order(name, usable[name], partial(self._open, name), seed, config.lanes, config.window, place)
+            name: Order(
+                name,
+                usable[name],
+                partial(self._open, name),
+                seed,
+                config.lanes,
+                config.window,
+                place,
+                config.relatives,
+            )
             for place, name in enumerate(self.groups)
         }
+        for group in self.groups.values() if config.relatives > 1 else ():
+            self._clusters(group, 0)
 
     def check(self, world: int, accumulate: int) -> None:
         """Raises ValueError for a step that cannot be cut over `world` ranks with a sample for each."""
@@ -238,12 +254,24 @@ class Plan:
             for lane, ahead, shards in self._orders[name].windows(position.cursors.get(name, 0), count):
                 yield from ((lane, ahead, group.shards[shard]) for shard in shards.tolist())
 
-    def _open(self, name: str, shard: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(numbers, costs) of a shard's usable samples."""
+    def _open(self, name: str, shard: int) -> tuple[NDArray[np.int64], ...]:
+        """(numbers, costs) of a shard's usable samples; and their clusters, where relatives are wanted."""
         group = self.groups[name]
         index = group.index(shard)
         rows = np.flatnonzero(index.facets & np.uint8(self._wanted))
-        return group.starts[shard] + rows, costs(index, rows, self.spec)
+        found = group.starts[shard] + rows, costs(index, rows, self.spec)
+        return found if self.config.relatives == 1 else (*found, self._clusters(group, shard)[rows].astype(np.int64))
+
+    def _clusters(self, group: Group, shard: int) -> NDArray[np.int32]:
+        """Of a shard's samples. ValueError where the data set has none."""
+        found = group.index(shard).cluster
+        if found is None:
+            raise ValueError(
+                f"data.plan.relatives = {self.config.relatives} needs to know which proteins are relatives, and the "
+                f"index of {self.dataset.place / group.shards[shard]} does not say: prepare the data set again, with "
+                "split.method = 'cluster'; or leave relatives at 1"
+            )
+        return found
 
     def _take(
         self, cursors: NDArray[np.int64], weights: NDArray, samples: int, slot: int

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from pretrain.batch import Batch, Features, Tokens
+from pretrain.batch import Batch, Features, Tokens, of_view
 from pretrain.config import Config, dump, validate
 from pretrain.data import features
 from pretrain.data.draw import WHOLE, InputSpec
@@ -118,8 +118,14 @@ class Encoders(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Features:
-        """Every configured modality, stored or encoded, residues cropped to the batch's windows."""
-        found = {}
+        """Every configured modality, stored or encoded, residues cropped to the batch's windows; and its view's."""
+        found = self._features(batch)
+        if batch.view is not None:
+            found |= {of_view(Modality(name)): tokens for name, tokens in self._features(batch.view).items()}
+        return found
+
+    def _features(self, batch: Batch) -> Features:
+        found: Features = {}
         for modality in (modality for modality in self._widths if modality not in self._lent):
             tokens = batch.stored.get(modality)
             if tokens is not None:

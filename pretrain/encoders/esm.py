@@ -17,6 +17,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pretrain.batch import HIDDEN as HIDDEN
 from pretrain.batch import Sequences, Tokens, lengths_of, offsets_of, owners_of
 from pretrain.config import Config
 from pretrain.encoders import weights
@@ -25,7 +26,6 @@ from pretrain.layers.attention import attention
 
 ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
 BOS, EOS, MASK = (ALPHABET.index(name) for name in ("<cls>", "<eos>", "<mask>"))
-HIDDEN = 0  # the ASCII code of a residue that is not told
 # In its training 15 % of the tokens were hidden, 80 % of those as zero vectors; with fewer hidden, all shrink to match.
 SEEN = 1 - 0.15 * 0.8
 WHAT = "sequence encoder (esm)"

@@ -5,15 +5,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pretrain import distributed
-from pretrain.batch import Batch, Losses
+from pretrain.batch import Batch, Losses, text_codes
 from pretrain.evaluation.metrics import Cloud, Retrieval, alignment, cloud, recall_at_k
 from pretrain.sample import Modality
 
@@ -142,14 +141,6 @@ def validate(forward: Forward, batches: Iterable[Batch], k: int = 10) -> Validat
 def _sum(count: int) -> int:
     """Over all ranks."""
     return sum(int(n) for n in distributed.gather_objects(count))  # type: ignore[call-overload]
-
-
-def text_codes(batch: Batch) -> Tensor:
-    """int64 [B], on the CPU: a hash of each protein's word pieces, equal for equal texts (0 for no text)."""
-    ids, offsets = batch.function.ids.cpu().numpy(), batch.function.offsets.tolist()
-    spans = [ids[start:stop] for start, stop in pairwise(offsets)]
-    hashes = [int.from_bytes(blake2b(span.tobytes(), digest_size=8).digest(), "little", signed=True) for span in spans]
-    return torch.tensor([code if len(span) else 0 for code, span in zip(hashes, spans, strict=True)], dtype=torch.int64)
 
 
 def _join(terms: dict[str, list[float]]) -> tuple[dict[str, float], dict[str, float]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu, normalize
 
 from pretrain.batch import Tokens
 from pretrain.layers import flops
@@ -28,15 +29,40 @@ class Projection(nn.Module):
         return flops.linear(self.linear, rows)
 
 
-class Temperature(nn.Module):
-    """A positive scalar, learned as its logarithm."""
+class Head(nn.Module):
+    """Two layers from an encoder's features, brought to mean 0 and variance 1, into a space that is compared."""
 
-    def __init__(self, initial: float):
+    def __init__(self, source: int, hidden: int, width: int):
         super().__init__()
-        self.log = nn.Parameter(torch.full((1,), math.log(initial)))
+        self.norm = nn.LayerNorm(source)
+        self.up, self.down = nn.Linear(source, hidden), nn.Linear(hidden, width)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[N, width], of any length; `on_sphere` makes it 1."""
+        return self.down(gelu(self.up(self.norm(values.to(self.norm.weight.dtype)))))
+
+    def flops(self, rows: Tensor, trained: bool = False) -> int:
+        """Of a step; trained: whether the features need a gradient."""
+        first, second = flops.linear(self.up, rows), flops.linear(self.down, rows)
+        return (flops.TRAINED if trained else flops.TRAINED - 1) * first + flops.TRAINED * second
+
+
+def on_sphere(values: Tensor) -> Tensor:
+    """float32 [N, D]: rows of length 1; a row of zeros stays one."""
+    return normalize(values.float(), dim=1)
+
+
+class Temperature(nn.Module):
+    """A scalar above `coldest`, learned as the logarithm of its distance from it."""
+
+    def __init__(self, initial: float, coldest: float = 0.0):
+        super().__init__()
+        assert initial > coldest, f"a temperature of {initial} is not above {coldest}"
+        self.coldest = coldest
+        self.log = nn.Parameter(torch.full((1,), math.log(initial - coldest)))
 
     def forward(self) -> Tensor:
-        return self.log.exp()
+        return self.coldest + self.log.exp()
 
 
 def mean(parts: Sequence[Tokens]) -> Tensor:

@@ -8,7 +8,7 @@ The work is shared as well. What a row scores against all its negatives (`Sums`)
 through the rows that it owns; a part's backward pass then scores its own rows and columns once more.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,30 +19,39 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from pretrain.distributed import add_logs, gather_rows
-from pretrain.sample import Modality
+from pretrain.objectives.positives import groups, spread
 
 BLOCK = {
     "cpu": (256, 1024),
     "cuda": (8192, 16384),
 }  # rows and columns of scores at a time: 1 MiB stays in a CPU's cache
-Pair = tuple[Modality, Modality]
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What is compared. embeddings: modality → [B, D], L2-normalised, 0 where absent. present: modality → bool [B].
+    """What is compared. embeddings: name → [B, D], L2-normalised, 0 where absent. present: name → bool [B].
 
-    pairs: which modalities are compared with each other, at `temperature`, a scalar.
+    A name is a modality's, or of anything else that a protein has one vector of, such as a view.
+    pairs: which names are compared with each other. temperature: [1], or [P], one for each pair.
+    codes: int64 [B, K]; in the pairs that are `grouped`, proteins with a code in common (0 is none) are positives of
+    each other (`objectives.positives`). None where no pair is.
     """
 
-    embeddings: Mapping[Modality, Tensor]
-    present: Mapping[Modality, Tensor]
+    embeddings: Mapping[Any, Tensor]
+    present: Mapping[Any, Tensor]
     pairs: Sequence[Pair]
     temperature: Tensor
+    codes: Tensor | None = None
+    grouped: Collection[Pair] = ()
 
     def both(self, pair: Pair) -> Tensor:
         """bool [B]: the rows that have both sides of `pair`."""
         return self.present[pair[0]] & self.present[pair[1]]
+
+    def heat(self, pair: Pair) -> Tensor:
+        """[1]: the temperature of `pair`."""
+        return self.temperature if self.temperature.numel() == 1 else self.temperature[[self.pairs.index(pair)]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,25 +67,33 @@ class Sums:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Every row of a step. own: bool [S], which of them are live here. sums: pair → what its rows score."""
+    """Every row of a step. own: bool [S], which of them are live here. sums: pair → what its rows score.
+
+    group: int64 [S], equal for rows that are each other's positives; None where no pair is grouped.
+    """
 
     rows: Rows
     own: Tensor
     sums: Mapping[Pair, Sums]
+    group: Tensor | None = None
 
     def info_nce(self, pair: Pair) -> tuple[Tensor, int]:
         """(the own rows' part of the pair's InfoNCE, how many of them have both sides)."""
         left, right, both = self.rows.embeddings[pair[0]], self.rows.embeddings[pair[1]], self.rows.both(pair)
-        part = info_nce(left, right, both, self.own, self.rows.temperature, self.sums[pair])
+        heat = self.rows.heat(pair)
+        part = info_nce(left, right, both, self.own, heat, self.sums[pair])
+        if self.group is not None and pair in self.rows.grouped:
+            part = part + spread(left, right, both, self.own, heat, self.group)
         return part, int((both & self.own).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Negatives:
-    """Every row of a step at its slot, as constants, and its sums."""
+    """Every row of a step at its slot, as constants, its sums and its group."""
 
     rows: Rows
     sums: Mapping[Pair, Sums]
+    group: Tensor | None = None
 
     def with_own(self, rows: Rows, slots: Tensor) -> Compared:
         """The step's rows, those at `slots` [B] replaced by live ones."""
@@ -85,7 +102,7 @@ class Negatives:
         }
         present = {m: self.rows.present[m].index_copy(0, slots, live) for m, live in rows.present.items()}
         step = replace(rows, embeddings=embeddings, present=present)
-        return Compared(step, _marked(step, slots), self.sums)
+        return Compared(step, _marked(step, slots), self.sums, self.group)
 
 
 def gather(rows: Rows) -> Compared:
@@ -93,7 +110,8 @@ def gather(rows: Rows) -> Compared:
     table, start = gather_rows(_pack(rows))
     step = _unpack(table, rows)
     own = _marked(step, torch.arange(start, start + len(_pack(rows)), device=table.device))
-    return Compared(step, own, _sums(step, own))
+    group = None if rows.codes is None else groups(gather_rows(rows.codes)[0])
+    return Compared(step, own, _sums(step, own), group)
 
 
 def collect(parts: Sequence[Rows], slots: Sequence[Tensor]) -> Negatives:
@@ -105,8 +123,10 @@ def collect(parts: Sequence[Rows], slots: Sequence[Tensor]) -> Negatives:
     mine = torch.cat(list(slots))
     places, _ = gather_rows(mine)
     size = int(places.max()) + 1 if len(places) else 0
-    step = _unpack(table.new_zeros(size, table.shape[1]).index_copy(0, places, table), parts[0])
-    return Negatives(step, _sums(step, _marked(step, mine)))
+    step, group = _unpack(_at(places, table, size), parts[0]), None
+    if codes := [part.codes for part in parts if part.codes is not None]:
+        group = groups(_at(places, gather_rows(torch.cat(codes))[0], size))
+    return Negatives(step, _sums(step, _marked(step, mine)), group)
 
 
 def info_nce(
@@ -170,7 +190,8 @@ class _InfoNCE(Function):
 def _sums(step: Rows, own: Tensor) -> dict[Pair, Sums]:
     """Every pair's, each rank scoring its own rows. Collective."""
     parts = [
-        _scored(step.embeddings[a], step.embeddings[b], step.both((a, b)), own, step.temperature) for a, b in step.pairs
+        _scored(step.embeddings[a], step.embeddings[b], step.both((a, b)), own, step.heat((a, b)))
+        for a, b in step.pairs
     ]
     totals = add_logs(torch.stack([torch.stack([part.left, part.right]) for part in parts]))
     return {pair: Sums(left, right) for pair, (left, right) in zip(step.pairs, totals, strict=True)}
@@ -263,8 +284,13 @@ def _marked(step: Rows, places: Tensor) -> Tensor:
     return torch.zeros(size, dtype=torch.bool, device=places.device).index_fill(0, places, True)
 
 
+def _at(places: Tensor, table: Tensor, size: int) -> Tensor:
+    """[size, …]: the table's rows at their places, 0 elsewhere."""
+    return table.new_zeros(size, *table.shape[1:]).index_copy(0, places, table)
+
+
 def _pack(rows: Rows) -> Tensor:
-    """One table [B, ΣD + M], presence as 0 and 1 in its last columns: one collective for all modalities."""
+    """One table [B, ΣD + M], presence as 0 and 1 in its last columns: one collective for all names."""
     flags = [flag.unsqueeze(1) for flag in rows.present.values()]
     values = list(rows.embeddings.values())
     return torch.cat([*values, *(flag.to(values[0].dtype) for flag in flags)], dim=1)
@@ -274,5 +300,5 @@ def _unpack(table: Tensor, like: Rows) -> Rows:
     widths = [rows.shape[1] for rows in like.embeddings.values()]
     *values, flags = table.split([*widths, len(like.present)], dim=1)
     embeddings = dict(zip(like.embeddings, values, strict=True))
-    present = {modality: flags[:, i] > 0.5 for i, modality in enumerate(like.present)}
-    return replace(like, embeddings=embeddings, present=present)
+    present = {name: flags[:, i] > 0.5 for i, name in enumerate(like.present)}
+    return replace(like, embeddings=embeddings, present=present, codes=None)

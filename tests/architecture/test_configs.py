@@ -16,6 +16,7 @@ KINDS: dict[str, type[Config]] = {
     "prepare": PrepareConfig,
     "amma": RunConfig,
     "bihierarchical": RunConfig,
+    "align_pro": RunConfig,
     "unimodal": RunConfig,
 }
 SHIPPED = sorted((ROOT / "configs").rglob("*.toml"))

@@ -6,7 +6,7 @@ import json
 import tarfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +61,13 @@ def protein(
     )
 
 
-def write(folder: Path, splits: dict[str, Iterable[Sample]], partitions: int = 4) -> Path:
-    """The data set of these samples, in the layout of `pretrain.data.index`."""
+def write(
+    folder: Path,
+    splits: dict[str, Iterable[Sample]],
+    partitions: int = 4,
+    cluster: Callable[[str], int] | None = None,
+) -> Path:
+    """The data set of these samples, in the layout of `pretrain.data.index`. cluster: of a key."""
     manifest: dict = {"format": 1, "name": "tiny", "partitions": partitions, "splits": {}}
     for split, samples in splits.items():
         shards: dict[tuple[str, int], list[Sample]] = defaultdict(list)
@@ -73,14 +78,14 @@ def write(folder: Path, splits: dict[str, Iterable[Sample]], partitions: int = 4
             table = groups.setdefault(group, {"samples": 0, "residues": 0, "shards": []})
             table["samples"] += len(held)
             table["residues"] += sum(len(sample.sequence or "") for sample in held)
-            table["shards"].append(_shard(folder, f"{split}/{group}/{partition:05d}.tar", held))
+            table["shards"].append(_shard(folder, f"{split}/{group}/{partition:05d}.tar", held, cluster))
         manifest["splits"][split] = groups
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 
-def _shard(folder: Path, name: str, samples: list[Sample]) -> dict:
+def _shard(folder: Path, name: str, samples: list[Sample], cluster: Callable[[str], int] | None) -> dict:
     tar = io.BytesIO()
     spans = []
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as writer:
@@ -100,6 +105,7 @@ def _shard(folder: Path, name: str, samples: list[Sample]) -> dict:
         np.array([zlib.crc32(data[offset : offset + size]) for offset, size in spans], np.uint32),
         np.array([sample.facets for sample in samples], np.uint8),
         *columns,
+        cluster=np.array([cluster(sample.key) for sample in samples], np.int32) if cluster else None,
     ).to_bytes()
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)

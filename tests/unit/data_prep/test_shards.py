@@ -51,6 +51,16 @@ def test_a_shard_is_a_plain_tar_and_its_index_fits(tmp_path):
     assert decode(dict(encode(samples()[1]))).sequence == "MKTMKT"
 
 
+def test_an_index_has_the_clusters_that_it_is_given(tmp_path):
+    shelf = Shelf(tmp_path, 3)
+    for number, sample in enumerate(samples()):
+        shelf.add("train", sample, 70 - 5 * number)
+    (shard,) = shelf.close()
+    index = ShardIndex.read(tmp_path / shard.index_path)
+    assert index.cluster is not None and index.cluster.tolist() == [70, 65, 60]
+    assert (tmp_path / shard.path).read_bytes() == (tmp_path / write(tmp_path, "test", 3, samples()).path).read_bytes()
+
+
 def test_counts_tell_payload_from_overhead(tmp_path):
     shard = write(tmp_path, "train", 0, samples())
     counts = totals([shard])

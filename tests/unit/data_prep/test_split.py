@@ -354,3 +354,23 @@ def test_a_summary_is_plain(tmp_path):
     told = asdict(assigned(tmp_path / "a", crowd(20), config())[1])
     assert json.loads(json.dumps(told)) == told
     assert set(told["splits"]) == set(SPLITS)
+
+
+@needs_mmseqs
+def test_clusters_are_named_by_their_first_key_and_lie_in_one_split(tmp_path, families):
+    facts = [f for family in families[:30] for f in family]
+    order = sorted(f.key for f in facts)
+    found = []
+    for partitions in (3, 5):
+        folder = tmp_path / str(partitions)
+        of, _ = assigned(folder, facts, config(method="cluster", valid=0.3, test=0.3, largest=0.5), partitions)
+        tables = [Assignment.read(Place(str(folder / "out")), number) for number in range(partitions)]
+        cluster = {key: tables[partition(key, partitions)].cluster(key) for key in order}
+        members = {name: [key for key in order if cluster[key] == name] for name in cluster.values()}
+        assert all(order[name] == keys[0] for name, keys in members.items())  # type: ignore[index]
+        assert all(len({of[key] for key in keys}) == 1 for keys in members.values())
+        assert 1 < len(members) < len(order) and max(map(len, members.values())) >= 3
+        found.append(cluster)
+    assert found[0] == found[1]
+    assigned(tmp_path / "hash", facts, config())
+    assert Assignment.read(Place(str(tmp_path / "hash" / "out")), 0).clusters is None

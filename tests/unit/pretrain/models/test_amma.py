@@ -366,7 +366,8 @@ def test_looks_are_those_of_a_dense_softmax(proteins, widths):
         begin = [sum(counts[:i]) for i in range(5)]
         residues, words = slice(begin[1], begin[1] + counts[1]), slice(begin[3], begin[3] + counts[3])
         x, span = torch.cat(parts), slice(*features[SEQUENCE].offsets[row : row + 2].tolist())
-        for depth, block in enumerate(model.encoder.blocks):
+        blocks: list[Any] = list(model.encoder.blocks)
+        for depth, block in enumerate(blocks):
             normed, looks = norm(block.attention_norm, x), []
             query, key = linear(block.attention.query, normed), linear(block.attention.key, normed)
             for h in range(TINY.heads):

@@ -1,0 +1,77 @@
+"""Runs that begin from what another run has found."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pretrain import checkpoint
+from pretrain.checkpoint import CheckpointConfig
+from pretrain.config import dump, validate
+from pretrain.export import export
+from pretrain.run import RunConfig
+from pretrain.setup import take, trained_weights
+from tests.models import MODELS, build, encoders_config, sample
+from tests.unit.datasets import write
+from tests.unit.pretrain.conftest import Trained
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, nn.Module]:
+    """(a run of heads over frozen encoders, its export, the model)."""
+    folder = tmp_path_factory.mktemp("first")
+    model, encoders = build("align-pro")
+    for parameter in model.parameters():
+        parameter.data.add_(0.25)
+    data = write(folder / "data", {"train": [sample(i, *model.modalities) for i in range(3)]})
+    tree = {
+        "out": str(folder / "run"), "steps": 9, "data": {"path": str(data), "plan": {"samples": 2}},
+        "encoders": dump(encoders_config("align-pro")), "model": MODELS["align-pro"][0],
+    }  # fmt: skip
+    run = validate(RunConfig, tree, "test")
+    about = {"name": "tiny", "manifest_sha256": "ef" * 32}
+    identity = {"data": about, "model": dump(run.model), "encoders": json.loads(json.dumps(encoders.identity()))}
+    state = {"position": {}, "config": dump(run), "identity": identity}
+    checkpoint.save(run.out / "checkpoints", Trained(model), 7, state, CheckpointConfig())  # type: ignore[arg-type]
+    (run.out / "log.jsonl").write_text("")
+    return run.out, export(run.out, folder / "exported"), model
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_heads_are_taken_and_encoders_begin_as_configured(
+    first: tuple[Path, Path, nn.Module], exported: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    origin, model, second = first[1] if exported else first[0], first[2], build("align-pro-trained")[0]
+    before = {name: parameter.detach().clone() for name, parameter in second.named_parameters()}
+    with caplog.at_level(logging.WARNING):
+        take(second, trained_weights(origin), origin)
+    theirs = dict(model.named_parameters())
+    for name, parameter in second.named_parameters():
+        taken = name.startswith("heads.") or (name.startswith("temperatures.") and not exported)
+        assert torch.equal(parameter, theirs[name] if taken else before[name]), name
+        assert not taken or not torch.equal(parameter, before[name])
+    said = caplog.messages[-1]
+    assert f"start_from {origin}: taken are heads.function (6)" in said
+    assert "as configured begin" in said and "trained.sequence (" in said and "of no use" not in said
+
+
+def test_what_cannot_be_taken_is_named(first: tuple[Path, Path, nn.Module], tmp_path: Path) -> None:
+    origin = first[0]
+    found = trained_weights(origin)
+    with pytest.raises(ValueError, match=r"has nothing that this model trains: it has heads\.function \(6\).* residue"):
+        take(nn.ModuleDict({"residue": nn.Linear(2, 2)}), found, origin)
+    name = "heads.sequence.up.weight"
+    with pytest.raises(ValueError, match=rf"{name} is \[3, 3\] in .*run and \[16, 16\] in this model"):
+        take(build("align-pro")[0], {**found, name: torch.zeros(3, 3)}, origin)
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ValueError, match=r"start_from: .* is neither a run with a checkpoint .* nor an exported"):
+            trained_weights(folder)
+    broken = shutil.copytree(origin, tmp_path / "broken")
+    (rank,) = broken.glob("checkpoints/*/rank-00000.safetensors")
+    rank.write_bytes(rank.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="committed and whole"):
+        trained_weights(broken)
