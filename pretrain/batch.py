@@ -49,7 +49,8 @@ class Structures:
 
     coordinates: float32 [N, 4, 3] in Å, atoms as `pretrain.sample.BACKBONE`, 0 where `mask` [N, 4] bool is False.
     letters: uint8 [N], the chain's own residues. positions: int64 [N], 0-based residue in the full sequence.
-    confidence: float32 [N], pLDDT 0–100; 100 for experiments. offsets: int64 [B + 1].
+    confidence: float32 [N], pLDDT 0–100; 100 for experiments. offsets: int64 [B + 1]. states: uint8 [N], letters of the
+    3Di alphabet, 0 where the shard has none; None where nobody has asked.
     """
 
     coordinates: Tensor
@@ -58,6 +59,7 @@ class Structures:
     positions: Tensor
     confidence: Tensor
     offsets: Tensor
+    states: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,14 @@ class Labels:
 
 
 @dataclass(frozen=True, eq=False)
+class Terms:
+    """ids: int64 [N], the direct GO terms' rows in the model's vocabulary. offsets: int64 [B + 1]."""
+
+    ids: Tensor
+    offsets: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """A micro-batch of B proteins, B ≥ 0.
 
@@ -104,6 +114,7 @@ class Batch:
     labels: of the proteins that have one; None where nobody packed a step.
     view: the same proteins drawn once more, where a model compares them with themselves (`pretrain.data.view`). A
         modality has tokens there only if the protein has it here, too.
+    terms: None where the model reads none.
     """
 
     keys: tuple[str, ...]
@@ -119,6 +130,7 @@ class Batch:
     stored: Mapping[Modality, "Tokens"] = field(default_factory=dict)
     labels: Labels | None = None
     view: "Batch | None" = None
+    terms: Terms | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -63,7 +63,7 @@ def export(
     encoders = Encoders.build(config.frozen, config.model.trains)
     _check_encoders(found, encoders)
     trained = {modality: getattr(encoders, modality).requires_grad_(True) for modality in config.model.trains}
-    model = models.build(config.model, encoders.widths(), trained)
+    model = models.build(config.model, encoders.widths(), trained, models.terms_of(config.model, found.buffers()))
     found.load_model(model)
     encoders.adopt(trained)
     strip(model)

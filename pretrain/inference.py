@@ -26,7 +26,7 @@ from pretrain import models
 from pretrain.batch import Tokens
 from pretrain.config import Config, validate
 from pretrain.data.collate import collate
-from pretrain.data.draw import WHOLE, InputSpec
+from pretrain.data.draw import WHOLE, InputSpec, sees
 from pretrain.embeddings import Embeddings, Hit, Residues, check_format, named
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.models.amma import Amma
@@ -71,8 +71,12 @@ class Exported:
         return self.model.modalities
 
     def sees(self, sample: Sample) -> bool:
-        """Whether the protein has anything that this model takes (function as a text)."""
-        return _sees(sample, self.encoders.spec())
+        """Whether the protein has anything that this model takes (function: a text, or GO terms if it reads these)."""
+        return sees(sample, self.spec())
+
+    def spec(self) -> InputSpec:
+        """What the model takes of a protein."""
+        return replace(self.encoders.spec(), terms=models.known_terms(self.model))
 
     def embed(self, samples: Sequence[Sample], per_residue: bool = False, batch: int = BATCH) -> Embeddings:
         """Embed proteins; the result has their order. batch: tokens that go through the model together.
@@ -80,7 +84,7 @@ class Exported:
         Raises ValueError for no proteins at all and, naming them, for repeated keys, for proteins with none of the
         model's modalities, and for embeddings that are not finite.
         """
-        spec = replace(self.encoders.spec(), crop=WHOLE)
+        spec = replace(self.spec(), crop=WHOLE)
         plain = [_first(sample, spec) for sample in samples]
         truncated = _check(plain, spec)
         parts: dict[int, _Row] = {}
@@ -173,12 +177,13 @@ def load(folder: str | Path, device: str = "cpu") -> Exported:
         )
     encoders = Encoders.skeleton(validate(EncodersConfig, config["encoders"], str(folder / CONFIG)), folder)
     asked = validate(_Asked, {"model": config["model"]}, str(folder / CONFIG))
-    model = models.build(asked.model, encoders.widths(), {m: e for m, e in encoders.items() if m in asked.model.trains})
-    strip(model)
     with safe_open(data, "pt") as file:
-        for prefix, module in (("model.", model), ("encoders.", encoders)):
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-            _fill(module, {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}, data)
+        own, frozen = _part(file, "model."), _part(file, "encoders.")
+        beside = {m: encoder for m, encoder in encoders.items() if m in asked.model.trains}
+        model = models.build(asked.model, encoders.widths(), beside, models.terms_of(asked.model, own))
+        strip(model)
+        for tensors, module in ((own, model), (frozen, encoders)):
+            _fill(module, tensors, data)
         stored = [m for m in Modality if f"centres.{m}" in file.keys()]  # noqa: SIM118
         centres = {m: file.get_tensor(f"centres.{m}").float().numpy() for m in stored}
     place = torch.device(device)
@@ -240,26 +245,21 @@ def _check(samples: list[Sample], spec: InputSpec) -> tuple[str, ...]:
     keys = [sample.key for sample in samples]
     if repeated := sorted(key for key, count in Counter(keys).items() if count > 1):
         raise ValueError(f"keys must be unique; {named(repeated)} come more than once")
-    if empty := [sample.key for sample in samples if not _sees(sample, spec)]:
+    if empty := [sample.key for sample in samples if not sees(sample, spec)]:
         raise ValueError(
-            f"{named(empty)}: nothing that this model sees; it takes {', '.join(spec.modalities)} (function as texts)"
+            f"{named(empty)}: nothing that this model sees; it takes {', '.join(spec.modalities)} "
+            f"(function as texts{' or GO terms' if spec.terms else ''})"
         )
     limits = f"{spec.sequence_max:,} residues of a sequence"
     limits += f" and {spec.structure_max:,} of a structure" if spec.structure_max else ""
     cut = tuple(sample.key for sample in samples if _cut(sample, spec))
+    if spec.terms is not None:
+        ids = [term.id for sample in samples if sample.function for term in sample.function.terms]
+        if unknown := spec.terms.unknown(ids):
+            log.warning("%s: not among the GO terms that this model was trained with; left out", named(unknown))
     if cut:
         log.warning("%s: longer than this model's encoders take; only the first %s are seen", named(cut), limits)
     return cut
-
-
-def _sees(sample: Sample, spec: InputSpec) -> bool:
-    has = {
-        Modality.SEQUENCE: sample.sequence,
-        Modality.STRUCTURE: sample.structures,
-        Modality.FUNCTION: sample.function and sample.function.texts,
-        Modality.IMAGE: sample.images,
-    }
-    return any(has[modality] for modality in spec.modalities)
 
 
 def _cut(sample: Sample, spec: InputSpec) -> bool:
@@ -336,6 +336,13 @@ def _text_query(text: str) -> Sample:
             f"{text[:20]}… looks like a sequence; search for it as a protein: Sample('query', sequence=...)"
         )
     return Sample("query", function=Function(texts=(Text(text, "query"),)))
+
+
+def _part(file: Any, prefix: str) -> dict[str, torch.Tensor]:
+    """The file's tensors of one module, floating ones in float32."""
+    names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+    found = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
 
 
 def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:

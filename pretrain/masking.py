@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     KEEP = 7
     HIDE = 8
     PAIR = 9
+    LEVEL = 10
     VIEW_WINDOW = 20
     VIEW_HIDE = 21
     VIEW_NOISE = 22
@@ -159,6 +160,19 @@ def drop(lengths: Mapping[Modality, int], dropout: Dropout, rng: np.random.Gener
     if present and not stays:
         stays = [present[rng.integers(len(present))]]
     return {modality: length if modality in stays else 0 for modality, length in lengths.items()}
+
+
+def hold_out(present: Tensor, seed: int, step: int, slots: Tensor, probability: float) -> Tensor:
+    """bool [B, L], on `present`'s device: which of a protein's L levels are held out, those that it has (`present`,
+    bool [B, L]) each with this probability. When all would be, one of them, drawn evenly, is not."""
+    rows = []
+    for slot, has in zip(slots.tolist(), present.tolist(), strict=True):
+        rng = generator(seed, step, slot, Purpose.LEVEL)
+        held = np.array(has) & (rng.random(len(has)) < probability)
+        if held.any() and (held == has).all():
+            held[rng.choice(np.flatnonzero(held))] = False
+        rows.append(held)
+    return torch.from_numpy(np.array(rows, dtype=np.bool_).reshape(present.shape)).to(present.device)
 
 
 def budgets(lengths: Mapping[Modality, int], config: MaskingConfig, rng: np.random.Generator) -> dict[Modality, int]:

@@ -12,6 +12,7 @@ from pretrain.checkpoint import Checkpoint, CheckpointConfig
 from pretrain.config import Config, dump
 from pretrain.data.index import Dataset
 from pretrain.data.loader import DataConfig
+from pretrain.data.ontology import Vocabulary
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.engine import EngineConfig, OptimizerConfig
 from pretrain.guard import GuardConfig
@@ -79,16 +80,21 @@ class RunConfig(Config):
         return self.checkpoint.folder or self.out / "checkpoints"
 
 
-def identity_of(run: RunConfig, dataset: Dataset, encoders: Encoders) -> dict[str, Any]:
-    """What must not change between two sittings of one run: data, frozen encoders and their limits, model, seed."""
+def identity_of(
+    run: RunConfig, dataset: Dataset, encoders: Encoders, terms: Vocabulary | None = None
+) -> dict[str, Any]:
+    """What must not change between two sittings of one run: data, frozen encoders and their limits, model, seed, and of
+    a model that reads GO terms which these are."""
     tree, spec = dump(run), encoders.spec()
     plan = tree["data"]["plan"]
     if plan["relatives"] == 1:  # as in runs begun before there was a choice
         del plan["relatives"]
+    known = {} if terms is None else {"terms": {"count": len(terms), "sha256": terms.sha256}}
     return {
+        **known,
         "data": {"name": dataset.manifest["name"], "manifest_sha256": dataset.sha256},
         "encoders": encoders.identity(),
-        "limits": {f.name: getattr(spec, f.name) for f in fields(spec) if f.name != "tokenize"},
+        "limits": {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in ("tokenize", "terms")},
         "model": tree["model"],
         "plan": plan,
         "seed": run.seed,

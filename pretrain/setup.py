@@ -4,7 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pretrain.checkpoint import Disk, Folder, folder_of_run
 from pretrain.data.index import Dataset
 from pretrain.data.labels import LabelTable, read
 from pretrain.data.loader import Loader
+from pretrain.data.ontology import Vocabulary
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.data.stored import Stored, choose
 from pretrain.encoders import weights
@@ -40,6 +41,7 @@ class Parts:
     identity: dict[str, Any]
     stored: Stored
     labels: LabelTable | None = None
+    terms: Vocabulary | None = None
 
 
 def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: int = 1) -> Parts:
@@ -47,7 +49,9 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
     dataset = run.data.open()
     labels = _labels(run, dataset)
     encoders = Encoders.build(run.frozen, run.model.trains)
-    spec, identity = models.input_of(run.model, encoders.spec()), identity_of(run, dataset, encoders)
+    terms = Vocabulary.read(dataset.place) if models.reads_terms(run.model) else None
+    spec = replace(models.input_of(run.model, encoders.spec()), terms=terms)
+    identity = identity_of(run, dataset, encoders, terms)
     identity["labels"] = labels and labels.sha256
     names = {
         modality: (identity["encoders"][modality]["features"], width) for modality, width in encoders.widths().items()
@@ -74,7 +78,7 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
         raise ValueError(f"validation (its `split` and `batch`): {error}") from error
     if found:
         check_identity(found, identity)
-    return Parts(encoders, training, held_out, identity, stored, labels)
+    return Parts(encoders, training, held_out, identity, stored, labels, terms)
 
 
 def _labels(run: RunConfig, dataset: Dataset) -> LabelTable | None:
@@ -112,7 +116,7 @@ def begin(
     def build() -> models.Model:
         torch.manual_seed(run.seed)
         trained = to_train(run.frozen, run.model.trains)
-        model = models.build(run.model, parts.encoders.widths(), trained)
+        model = models.build(run.model, parts.encoders.widths(), trained, parts.terms)
         if found:
             found.load_model(model)
         elif run.start_from:

@@ -12,9 +12,10 @@ from pretrain import models
 from pretrain.batch import Batch
 from pretrain.config import validate
 from pretrain.data.collate import collate
+from pretrain.data.ontology import Vocabulary
 from pretrain.encoders.bundle import Encoders, EncodersConfig, to_train
 from pretrain.models import Model, ModelConfig
-from pretrain.sample import Modality, Sample
+from pretrain.sample import Function, Modality, Sample, Term
 from tests.unit.datasets import protein
 
 ESM = {"weights": "random", "seed": 1, "layers": 2, "width": 16, "heads": 2, "max_length": 40}
@@ -36,6 +37,14 @@ BIHIERARCHICAL: dict[str, Any] = {
     "objective": {"kind": "masked", "dropout": {"sequence": 0.3, "structure": 0.3}},
 }  # fmt: skip
 ALIGN = {"kind": "align_pro", "width": 8, "hidden": 16}
+SSGI = {
+    "kind": "ssgi", "width": 16, "depth": 1, "heads": 2, "fusion_depth": 1, "embedding": 8, "masked": 0.3,
+    "dropout": {"sequence": 0.2, "structure": 0.2},
+}  # fmt: skip
+# A few GO terms: each, and what is directly above it.
+ABOVE = {"GO:0000001": (), "GO:0000002": ("GO:0000001",), "GO:0000003": ("GO:0000001",)}
+ABOVE |= {"GO:0000004": ("GO:0000002", "GO:0000003"), "GO:0000005": ("GO:0000004",)}
+TERMS = Vocabulary.of(ABOVE)
 # Name → (the model, encoders that differ from ENCODERS).
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "amma": (AMMA, {}),
@@ -49,6 +58,9 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "align-pro": (ALIGN, {"structure": GVP}),
     "align-pro-trained": ({**ALIGN, "train_encoders": True}, {"structure": GVP}),
     "align-pro-two": ({**ALIGN, "modalities": ["sequence", "function"], "intra": 0.0}, {}),
+    "ssgi": ({**SSGI, "geometry": EGNN}, {}),
+    "ssgi-gvp": ({**SSGI, "geometry": GVP, "terms": False}, {}),
+    "ssgi-states": ({**SSGI, "structure": "states"}, {"structure": GVP}),
     "unimodal-esm": ({"kind": "unimodal", "modality": "sequence"}, {}),
     "unimodal-gearnet": ({"kind": "unimodal", "modality": "structure"}, {}),
     "unimodal-gvp": ({"kind": "unimodal", "modality": "structure"}, {"structure": GVP}),
@@ -75,7 +87,8 @@ def build(name: str) -> tuple[Model, Encoders]:
     encoders.lend(asked.trains)
     encoders._spec = models.input_of(asked, encoders.spec())  # what a run's loader is given
     torch.manual_seed(0)
-    return models.build(asked, encoders.widths(), to_train(config, asked.trains)), encoders
+    terms = TERMS if models.reads_terms(asked) else None
+    return models.build(asked, encoders.widths(), to_train(config, asked.trains), terms), encoders
 
 
 def subsets(modalities: Sequence[Modality] = tuple(Modality)) -> list[tuple[Modality, ...]]:
@@ -84,15 +97,19 @@ def subsets(modalities: Sequence[Modality] = tuple(Modality)) -> list[tuple[Moda
 
 
 def sample(number: int, *has: Modality) -> Sample:
-    """A random protein of about 30 residues. Every fourth one's texts are the same, as different proteins' can be."""
-    texts = f"P{number - number % 4}"
+    """A random protein of about 30 residues. Every fourth one's texts are those of the one before, as those of
+    different proteins can be."""
+    texts = f"P{number - (number % 4 == 2)}"
     one = protein(
         f"P{number}", *has, length=24 + number % 9, covered=(3, 20), structures=2, texts=1, images=1 + number % 2
     )
     if one.function is None:
         return one
-    return replace(one, function=protein(texts, Modality.FUNCTION, texts=1).function)
+    known = protein(texts, Modality.FUNCTION, texts=1).function
+    terms = [Term(id, "IDA") for id in ABOVE][number % 3 :: 2]
+    return replace(one, function=Function(tuple(terms), known.texts if known else ()))
 
 
 def batch_of(samples: Sequence[Sample], encoders: Encoders, step: int = 0, slots: Sequence[int] | None = None) -> Batch:
-    return collate(samples, range(len(samples)) if slots is None else slots, 7, step, encoders.spec())
+    spec = replace(encoders.spec(), terms=TERMS)
+    return collate(samples, range(len(samples)) if slots is None else slots, 7, step, spec)

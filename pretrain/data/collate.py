@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain.batch import Batch, Images, Labels, Sequences, Structures, Texts, Tokens, offsets_of
+from pretrain.batch import Batch, Images, Labels, Sequences, Structures, Terms, Texts, Tokens, offsets_of
 from pretrain.data.draw import InputSpec, Row, draw
-from pretrain.sample import BACKBONE, CHANNELS, Modality, Sample, Structure
+from pretrain.sample import BACKBONE, CHANNELS, Modality, Sample, Structure, letter_codes
 
 
 def collate(samples: Sequence[Sample], slots: Sequence[int], seed: int, step: int, spec: InputSpec) -> Batch:
@@ -59,7 +59,13 @@ def pack(
             torch.tensor([row.label is not None for row in rows], dtype=torch.bool),
         ),
         view=pack(views, seed, step, replace(spec, view=None), stored) if spec.view else None,
+        terms=None if spec.terms is None else _terms(rows),
     )
+
+
+def _terms(rows: Sequence[Row]) -> Terms:
+    ids = torch.tensor([each for row in rows for each in row.terms], dtype=torch.int64)
+    return Terms(ids, _offsets(len(row.terms) for row in rows))
 
 
 def _tokens(rows: Sequence[Row], modality: Modality, width: int, spec: InputSpec) -> Tokens:
@@ -120,7 +126,12 @@ def _structures(drawn: list[Structure | None]) -> Structures:
         positions=_joined((chain.residue for chain in chains), (), np.int64),
         confidence=_joined(full, (), np.float32),
         offsets=offsets,
+        states=_joined((_states(chain) for chain in chains), (), np.uint8),
     )
+
+
+def _states(chain: Structure) -> NDArray[np.uint8]:
+    return np.zeros(len(chain), np.uint8) if chain.states is None else letter_codes(chain.states)
 
 
 def _joined(arrays: Iterable[NDArray], shape: tuple[int, ...], kind: type[np.generic]) -> Tensor:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from pretrain.batch import HIDDEN
+from pretrain.data.ontology import Vocabulary
 from pretrain.data.stored import Held
 from pretrain.masking import Purpose, ViewConfig, generator, keep
 from pretrain.sample import CHANNELS, CorruptSample, Image, Modality, Sample, Structure
@@ -44,7 +45,8 @@ class InputSpec:
     picklable to reach loader workers that are not forked. text_max: word pieces kept. image_size: pixels a side.
     image_patches: tokens of one image. crop: width of the window of residues that fusion sees. max_images: of one
     protein in one step. modalities: those the model has; any other is treated as absent. view: how each protein is
-    drawn once more, None where it is not.
+    drawn once more, None where it is not. terms: the GO terms that the model reads beside texts, None for none; a
+    protein with terms and no text has no word pieces then, and terms.
     """
 
     sequence_max: int
@@ -57,6 +59,7 @@ class InputSpec:
     max_images: int
     modalities: tuple[Modality, ...]
     view: ViewConfig | None = None
+    terms: Vocabulary | None = None
 
     def __post_init__(self) -> None:
         if not self.modalities:
@@ -74,7 +77,8 @@ class Row:
 
     stored: modality → [n, D], bfloat16 as its bits, cropped to the window already. Of a modality that is stored the
     images are not decoded; sequence, structure and word pieces are there all the same, as models and scores ask for
-    them. label: as `pretrain.data.labels` has it. view: the same protein drawn once more.
+    them. label: as `pretrain.data.labels` has it. view: the same protein drawn once more. terms: rows of
+    `InputSpec.terms`, of the direct ones.
     """
 
     key: str
@@ -87,6 +91,7 @@ class Row:
     stored: Mapping[Modality, NDArray[np.uint16]] = field(default_factory=dict)
     label: NDArray[np.float32] | None = None
     view: "Row | None" = None
+    terms: list[int] = field(default_factory=list)
 
 
 def draw(sample: Sample, slot: int, seed: int, step: int, spec: InputSpec, held: Held | None = None) -> Row:
@@ -105,7 +110,7 @@ def draw(sample: Sample, slot: int, seed: int, step: int, spec: InputSpec, held:
     structure = next((_cut(sample.structures[i], end, spec) for i in chosen.get(Modality.STRUCTURE, ())), None)
     texts = [_text(sample, i, spec) for i in chosen.get(Modality.FUNCTION, ())]
     window = _window(sequence, structure, spec.crop, rng)
-    row = Row(sample.key, slot, window, sequence, structure, texts[0] if texts else [], [])
+    row = Row(sample.key, slot, window, sequence, structure, texts[0] if texts else [], [], terms=_terms(sample, spec))
     if held is None or Modality.IMAGE not in held.modalities:
         row = replace(row, images=[_pixels(sample.images[i], spec.image_size) for i in chosen.get(Modality.IMAGE, ())])
     row = _with_stored(row, chosen, spec, held)
@@ -158,6 +163,11 @@ def items(sample: Sample, modality: Modality) -> int:
         case Modality.IMAGE:
             return len(sample.images)
     assert_never(modality)
+
+
+def sees(sample: Sample, spec: InputSpec) -> bool:
+    """Whether the protein has anything that the model takes."""
+    return any(items(sample, modality) for modality in spec.modalities) or bool(_terms(sample, spec))
 
 
 def size(sample: Sample, modality: Modality, item: int, spec: InputSpec) -> int:
@@ -220,6 +230,12 @@ def _chosen(sample: Sample, modality: Modality, end: int, spec: InputSpec, rng: 
 
 def _one_of(count: int, rng: Rng, purpose: Purpose) -> int:
     return int(rng(purpose).integers(count)) if count > 1 else 0
+
+
+def _terms(sample: Sample, spec: InputSpec) -> list[int]:
+    if spec.terms is None or sample.function is None or Modality.FUNCTION not in spec.modalities:
+        return []
+    return spec.terms.rows(term.id for term in sample.function.terms)
 
 
 def _text(sample: Sample, i: int, spec: InputSpec) -> list[int]:

@@ -147,7 +147,7 @@ class Plan:
 
     def __init__(self, dataset: Dataset, split: str, config: PlanConfig, seed: int, spec: InputSpec) -> None:
         self.dataset, self.split, self.config, self.seed, self.spec = dataset, split, config, seed, spec
-        self._wanted = sum(NEEDS[modality] for modality in spec.modalities)
+        self._wanted = sum(NEEDS[modality] for modality in spec.modalities) | (Facet.TERMS if spec.terms else 0)
         groups = dataset.groups(split)
         usable = {name: group.with_any(self._wanted) for name, group in groups.items()}
         sizes = {name: int(counts.sum()) for name, counts in usable.items()}

@@ -72,3 +72,8 @@ def mean(parts: Sequence[Tokens]) -> Tensor:
     for part in parts:
         total = total.index_add(0, part.owners, part.values.float())
     return total / torch.stack([part.lengths for part in parts]).sum(0).clamp(min=1).unsqueeze(1)
+
+
+def head(width: int, size: int) -> nn.Sequential:
+    """[N, width] → [N, size] through one hidden layer."""
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, size))

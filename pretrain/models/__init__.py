@@ -5,29 +5,36 @@ from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
+from torch import Tensor
 
 from pretrain.data.draw import InputSpec
 from pretrain.data.labels import LabelKind
+from pretrain.data.ontology import Vocabulary
 from pretrain.encoders.bundle import Encoder
 from pretrain.models.align_pro import AlignPro, AlignProConfig
 from pretrain.models.amma import Amma, AmmaConfig
 from pretrain.models.bihierarchical import Bihierarchical, BihierarchicalConfig
+from pretrain.models.ssgi import Ssgi, SsgiConfig
 from pretrain.models.unimodal import Unimodal, UnimodalConfig
 from pretrain.sample import Modality
 
 ModelConfig = Annotated[
-    AmmaConfig | AlignProConfig | BihierarchicalConfig | UnimodalConfig, Field(discriminator="kind")
+    AmmaConfig | AlignProConfig | BihierarchicalConfig | SsgiConfig | UnimodalConfig, Field(discriminator="kind")
 ]
-Model = Amma | AlignPro | Bihierarchical | Unimodal
+Model = Amma | AlignPro | Bihierarchical | Ssgi | Unimodal
 
 
 def build(
-    config: ModelConfig, widths: Mapping[Modality, int], trained: Mapping[Modality, Encoder] | None = None
+    config: ModelConfig,
+    widths: Mapping[Modality, int],
+    trained: Mapping[Modality, Encoder] | None = None,
+    terms: Vocabulary | None = None,
 ) -> Model:
     """The model that `config` describes, over features of the given widths. ValueError where one is missing.
 
     trained: the encoders of `config.trains`, which become parts of the model. An exported model needs none, but for
     one whose own layers run between theirs.
+    terms: the GO terms that the model has vectors of, where `reads_terms`.
     """
     match config:
         case AmmaConfig():
@@ -36,6 +43,8 @@ def build(
             return Bihierarchical(config, trained or {})
         case AlignProConfig():
             return AlignPro(config, widths, trained)
+        case SsgiConfig():
+            return Ssgi(config, widths, trained or {}, terms)
         case UnimodalConfig():
             return Unimodal(config, (trained or {}).get(config.modality))
 
@@ -48,3 +57,18 @@ def learns(config: ModelConfig) -> LabelKind | None:
 def input_of(config: ModelConfig, spec: InputSpec) -> InputSpec:
     """What of its proteins a model is given in training. spec: what its encoders take."""
     return replace(spec, view=config.views) if isinstance(config, AlignProConfig) else spec
+
+
+def reads_terms(config: ModelConfig) -> bool:
+    """Whether the model takes GO terms by their ids, beside texts."""
+    return isinstance(config, SsgiConfig) and config.reads_terms
+
+
+def terms_of(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Vocabulary | None:
+    """The GO terms that a saved model (its buffers are enough) has vectors of; None where it reads none."""
+    return Ssgi.terms_in(tensors) if reads_terms(config) else None
+
+
+def known_terms(model: Model) -> Vocabulary | None:
+    """The GO terms that the model has vectors of; None where it reads none."""
+    return model.terms if isinstance(model, Ssgi) else None

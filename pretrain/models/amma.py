@@ -196,11 +196,11 @@ class Amma(nn.Module):
         rows = Rows(*alone, self.pairs, self.temperature())
         return rows if task == "negatives" else self._contrast(rows, batch, negatives)
 
-    def embed(self, features: Features) -> Embeddings:
+    def embed(self, features: Features, batch: Batch | None = None) -> Embeddings:
         """For retrieval: means of final latents, each modality encoded alone (contrastive: in the compared space)."""
         return self(features, task="embeddings")
 
-    def encode(self, features: Features) -> Latents:
+    def encode(self, features: Features, batch: Batch | None = None) -> Latents:
         """The latents of every token, all modalities together: per-residue representations."""
         return self(features, task="latents")
 

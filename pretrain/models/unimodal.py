@@ -95,11 +95,11 @@ class Unimodal(nn.Module):
         assert batch is not None, "losses need the batch: the encoder is the model's own"
         return self._objective()(self.trained, batch)
 
-    def embed(self, features: Features) -> Embeddings:
+    def embed(self, features: Features, batch: Batch | None = None) -> Embeddings:
         """The mean of a protein's features."""
-        return self._embeddings(features, None)
+        return self._embeddings(features, batch)
 
-    def encode(self, features: Features) -> Latents:
+    def encode(self, features: Features, batch: Batch | None = None) -> Latents:
         """The features themselves, and their mean."""
         tokens = features[self.config.modality]
         return Latents({self.config.modality: tokens}, mean([tokens]))

@@ -219,5 +219,6 @@ T = TypeVar("T", Sequences, Structures)
 def _of(record: T, shown: Tensor) -> T:
     """The rows of the proteins in `shown` (bool [B]); the others have none."""
     rows = shown[owners_of(record.offsets)]
-    kept = {f.name: getattr(record, f.name)[rows] for f in fields(record) if f.name != "offsets"}
+    every = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "offsets"}
+    kept = {name: value[rows] for name, value in every.items() if value is not None}
     return replace(record, **kept, offsets=offsets_of(lengths_of(record.offsets) * shown))

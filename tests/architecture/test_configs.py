@@ -17,6 +17,7 @@ KINDS: dict[str, type[Config]] = {
     "amma": RunConfig,
     "bihierarchical": RunConfig,
     "align_pro": RunConfig,
+    "ssgi": RunConfig,
     "unimodal": RunConfig,
 }
 SHIPPED = sorted((ROOT / "configs").rglob("*.toml"))

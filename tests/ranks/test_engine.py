@@ -43,7 +43,7 @@ def _features(protein: int) -> dict[Modality, torch.Tensor]:
 def _batch(proteins: Sequence[int], step: int) -> tuple[Batch, Features]:
     lengths = {m: torch.tensor([PROTEINS[i][c] for i in proteins], dtype=torch.int64) for c, m in enumerate(WIDTHS)}
     rows = [_features(i) for i in proteins]
-    features = {
+    features: Features = {
         m: Tokens(
             torch.cat([*(row[m] for row in rows), torch.zeros(0, WIDTHS[m])]),
             offsets_of(lengths[m]),

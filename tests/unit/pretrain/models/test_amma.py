@@ -299,7 +299,9 @@ def test_dropped_modalities_are_reconstructed_from_the_others(proteins, widths):
     features, batch = proteins({SEQUENCE: [8, 6], STRUCTURE: [8, 5], FUNCTION: [3, 0], IMAGE: [4, 0]})
     counts = {m: model(features, batch)[f"reconstruction/{m}"].count for m in Modality}
     assert counts == {SEQUENCE: 7, STRUCTURE: 13, FUNCTION: 3, IMAGE: 4}
-    alone = {m: features[m] if m is SEQUENCE else replace(features[m], values=features[m].values * 0) for m in Modality}
+    alone: Features = {
+        m: features[m] if m is SEQUENCE else replace(features[m], values=features[m].values * 0) for m in Modality
+    }
     before, after = predictions(model, features, batch), predictions(model, alone, batch)
     assert all(torch.equal(before[m], after[m]) for m in Modality)
 
