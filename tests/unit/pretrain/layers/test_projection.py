@@ -3,7 +3,7 @@
 import torch
 
 from pretrain.batch import Tokens, offsets_of
-from pretrain.layers.projection import Projection, Temperature, mean
+from pretrain.layers.projection import Head, Projection, Temperature, mean, on_sphere
 from pretrain.layers.transformer import sinusoid
 
 
@@ -39,3 +39,28 @@ def test_the_mean_is_over_all_parts_and_zero_without_tokens():
     assert means.dtype == torch.float32
     torch.testing.assert_close(means, torch.tensor([[0.5], [0.0], [(2 + 10 + 11) / 3]]))
     assert mean([tokens([], 0)]).shape == (0, 1)
+
+
+def test_a_temperature_is_never_colder_than_it_may_be():
+    temperature = Temperature(0.07, 0.01)
+    torch.testing.assert_close(temperature(), torch.tensor([0.07]))
+    temperature.log.data.fill_(-20.0)
+    cold = temperature()
+    assert 0.01 <= cold.item() < 0.0101
+    cold.backward()
+    assert temperature.log.grad is not None and temperature.log.grad.item() > 0  # and it can warm up again
+
+
+def test_a_head_has_two_layers_and_gives_rows_of_length_one():
+    torch.manual_seed(0)
+    head, values = Head(6, 10, 4), torch.randn(3, 6)
+    normed = (values - values.mean(1, keepdim=True)) / (values.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    inside = normed @ head.up.weight.T + head.up.bias
+    inside = inside * 0.5 * (1 + torch.erf(inside / 2**0.5))
+    torch.testing.assert_close(head(values), inside @ head.down.weight.T + head.down.bias)
+    rows = on_sphere(head.bfloat16()(values))
+    assert rows.dtype == torch.float32 and head(values[:0]).shape == (0, 4)
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
+    assert not on_sphere(torch.zeros(2, 4)).any()
+    assert head.flops(torch.tensor([2, 1])) == 2 * 3 * (2 * 6 * 10 + 3 * 10 * 4)
+    assert head.flops(torch.tensor([3]), trained=True) == 3 * 2 * 3 * (6 * 10 + 10 * 4)
