@@ -74,7 +74,7 @@ def test_an_estimate_is_told_as_one(
 ) -> None:
     spec = SimpleNamespace(sequence_max=1022)
     plan: Any = SimpleNamespace(sizes={"a": 9}, left_out={}, truncated=truncated, estimated=estimated, spec=spec)
-    parts: Any = SimpleNamespace(identity={"encoders": {}}, stored=SimpleNamespace(widths={}))
+    parts: Any = SimpleNamespace(identity={"encoders": {}}, stored=SimpleNamespace(widths={}), labels=None)
     with Journal(tmp_path) as journal:
         Chronicle(RUN, plan, journal).begin(parts, None)
     (record,) = records(tmp_path)

@@ -267,20 +267,20 @@ def test_gradients_are_those_of_finite_differences(settings: dict[str, Any]) -> 
     batch = replace(batch, structure=replace(batch.structure, coordinates=batch.structure.coordinates.double()))
 
     def total() -> Tensor:
-        return torch.stack([loss.sum() for loss in guesses_of(model, batch)]).tanh().sum()
+        return torch.stack([logits.square().mean() for logits in guesses_of(model, batch)]).sum()
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     draw = torch.Generator().manual_seed(1)
     ways = [torch.randn(p.shape, generator=draw, dtype=torch.float64) for p in parameters]
     found = torch.autograd.grad(total(), parameters)
     slope = float(sum((g * way).sum() for g, way in zip(found, ways, strict=True)))
-    step, ends = 1e-6, []
+    step, ends = 1e-5, []  # parts of the graph network are in float32
     for sign in (1, -2):
         with torch.no_grad():
             for p, way in zip(parameters, ways, strict=True):
                 p += sign * step * way
             ends.append(float(total()))
-    assert abs(slope) > 1e-4 and (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=1e-3)
+    assert abs(slope) > 1e-4 and (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=2e-3)
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     assert bool(frozen) == bool(settings.get("freeze_plm"))
     assert all(name.startswith("trained.sequence.") for name in frozen)
