@@ -45,6 +45,10 @@ SSGI = {
 ABOVE = {"GO:0000001": (), "GO:0000002": ("GO:0000001",), "GO:0000003": ("GO:0000001",)}
 ABOVE |= {"GO:0000004": ("GO:0000002", "GO:0000003"), "GO:0000005": ("GO:0000004",)}
 TERMS = Vocabulary.of(ABOVE)
+FOURFOLD = {
+    "kind": "fourfold", "width": 16, "rounds": 2, "depth": 1, "heads": 2, "embedding": 8, "tiers": {"structure": 2},
+    "decoder": {"width": 8, "depth": 1, "heads": 2}, "masking": {"keep": 0.5},
+}  # fmt: skip
 # Name → (the model, encoders that differ from ENCODERS).
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "amma": (AMMA, {}),
@@ -60,6 +64,8 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ssgi": ({**SSGI, "geometry": EGNN}, {}),
     "ssgi-gvp": ({**SSGI, "geometry": GVP, "terms": False}, {}),
     "ssgi-states": ({**SSGI, "structure": "states"}, {"structure": GVP}),
+    "fourfold": (FOURFOLD, {}),
+    "fourfold-three": ({**FOURFOLD, "modalities": ["sequence", "function", "image"], "align": 0.0}, {}),
     "unimodal-esm": ({"kind": "unimodal", "modality": "sequence"}, {}),
     "unimodal-gearnet": ({"kind": "unimodal", "modality": "structure"}, {}),
     "unimodal-gvp": ({"kind": "unimodal", "modality": "structure"}, {"structure": GVP}),

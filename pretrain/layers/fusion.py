@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pretrain.batch import lengths_of, offsets_of, owners_of
+from pretrain.batch import Tokens, lengths_of, offsets_of, owners_of
 from pretrain.layers import flops
 from pretrain.layers.projection import Projection
 from pretrain.layers.transformer import Attention, CrossBlock, interleave
@@ -25,6 +25,7 @@ from pretrain.sample import Modality
 SEQUENCE, STRUCTURE = Modality.SEQUENCE, Modality.STRUCTURE
 BRANCHES: tuple[Modality, ...] = (SEQUENCE, STRUCTURE)
 OTHER = {SEQUENCE: STRUCTURE, STRUCTURE: SEQUENCE}
+MET = ("owners", "positions")
 Rows = Mapping[Modality, Tensor]  # branch → a tensor of its rows
 Pair = tuple[Tensor, Tensor]  # the sequence's rows [N₁, W₁], and the structure's [N₂, W₂]
 
@@ -61,6 +62,23 @@ class Joint:
             {SEQUENCE: along, STRUCTURE: positions},
             {SEQUENCE: offsets[owners] + along, STRUCTURE: offsets[folded] + torch.where(both, positions, own)},
             {SEQUENCE: (sequence[folded] + positions)[both], STRUCTURE: both.nonzero().squeeze(1)},
+        )
+
+    @staticmethod
+    def meeting(sequence: Tokens, structure: Tokens) -> "Joint":
+        """Of tokens that may be any of a protein's residues: those that either branch has."""
+        owners, positions = (torch.cat([getattr(each, name) for each in (sequence, structure)]) for name in MET)
+        far = int(positions.max()) + 1 if len(positions) else 1
+        residues, places = (owners * far + positions).unique(return_inverse=True)
+        told, seen = places.split([len(sequence.positions), len(structure.positions)])
+        row = torch.full_like(residues, -1).index_copy(0, told, torch.arange(len(told), device=told.device))
+        both = row[seen] >= 0
+        return Joint(
+            offsets_of(torch.bincount(residues // far, minlength=len(sequence.offsets) - 1)),
+            {SEQUENCE: sequence.offsets, STRUCTURE: structure.offsets},
+            {SEQUENCE: sequence.positions, STRUCTURE: structure.positions},
+            {SEQUENCE: told, STRUCTURE: seen},
+            {SEQUENCE: row[seen][both], STRUCTURE: both.nonzero().squeeze(1)},
         )
 
 

@@ -14,14 +14,16 @@ from pretrain.encoders.bundle import Encoder
 from pretrain.models.align_pro import AlignPro, AlignProConfig
 from pretrain.models.amma import Amma, AmmaConfig
 from pretrain.models.bihierarchical import Bihierarchical, BihierarchicalConfig
+from pretrain.models.fourfold import Fourfold, FourfoldConfig
 from pretrain.models.ssgi import Ssgi, SsgiConfig
 from pretrain.models.unimodal import Unimodal, UnimodalConfig
 from pretrain.sample import Modality
 
 ModelConfig = Annotated[
-    AmmaConfig | AlignProConfig | BihierarchicalConfig | SsgiConfig | UnimodalConfig, Field(discriminator="kind")
+    AmmaConfig | AlignProConfig | BihierarchicalConfig | FourfoldConfig | SsgiConfig | UnimodalConfig,
+    Field(discriminator="kind"),
 ]
-Model = Amma | AlignPro | Bihierarchical | Ssgi | Unimodal
+Model = Amma | AlignPro | Bihierarchical | Fourfold | Ssgi | Unimodal
 
 
 def build(
@@ -43,6 +45,8 @@ def build(
             return Bihierarchical(config, trained or {})
         case AlignProConfig():
             return AlignPro(config, widths, trained)
+        case FourfoldConfig():
+            return Fourfold(config, widths)
         case SsgiConfig():
             return Ssgi(config, widths, trained or {}, terms)
         case UnimodalConfig():

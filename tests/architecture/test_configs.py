@@ -13,6 +13,7 @@ from pretrain.run import RunConfig
 ROOT = Path(__file__).resolve().parents[2]
 KINDS: dict[str, type[Config]] = {
     "fetch": FetchConfig,
+    "fourfold": RunConfig,
     "prepare": PrepareConfig,
     "amma": RunConfig,
     "bihierarchical": RunConfig,
