@@ -28,13 +28,26 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Tokens, offsets_of, text_codes
+from pretrain.batch import (
+    Batch,
+    Embeddings,
+    Features,
+    Latents,
+    Loss,
+    Losses,
+    Tokens,
+    offsets_of,
+    owners_of,
+    text_codes,
+)  # fmt: skip
 from pretrain.config import Config
+from pretrain.layers import flops
 from pretrain.layers.decoder import Decoder, DecoderConfig, Sees
-from pretrain.layers.fusion import BRANCHES, Exchange, Joint
+from pretrain.layers.fusion import BRANCHES
 from pretrain.layers.pooling import GatedPooling
-from pretrain.layers.projection import Head, Projection, Temperature, mean, on_sphere
-from pretrain.layers.transformer import Mark, SelfBlock, Transformer, interleave
+from pretrain.layers.projection import Head, Temperature, mean, on_sphere
+from pretrain.layers.rounds import Entry, Round, joint_of, spread
+from pretrain.layers.transformer import Mark, Transformer, interleave
 from pretrain.masking import MaskingConfig, Masks, draw_masks
 from pretrain.models.amma import PRESETS, Weights
 from pretrain.objectives.contrastive import Negatives, Rows, gather
@@ -116,7 +129,9 @@ class Fourfold(nn.Module):
         self.entries = nn.ModuleDict(
             {m.value: Entry(m, widths[m], width, config.tiers.get(m, 1), config.rounds) for m in self.modalities}
         )
-        self.rounds = nn.ModuleList(Round(config) for _ in range(config.rounds))
+        self.rounds = nn.ModuleList(
+            Round(width, config.heads, config.mlp_ratio, self.modalities, config.levels) for _ in range(config.rounds)
+        )
         self.global_token = Mark(width)
         self.encoder = Transformer(width, config.depth, config.heads, config.mlp_ratio)
         self.decoders = nn.ModuleDict(
@@ -150,8 +165,19 @@ class Fourfold(nn.Module):
         return dict(zip(self.loss_names(), hidden + both, strict=True))
 
     def flops(self, batch: Batch) -> int:
-        """0, for unknown: which residues meet is known when features are there."""
-        return 0
+        """Of a training step on `batch`: `pretrain.layers.flops` has the convention."""
+        masks, apart = self._masks(batch), self.contrastive
+        shown = {m: each.select(masks.visible[m]) for m, each in self._places(batch).items()}
+        segments = len(batch) * (1 + len(shown) * apart)
+        every = self._segments(shown, segments, apart)
+        lengths = {m: each.lengths for m, each in every.items()}
+        entered = sum(self.entries[m].flops(lengths[m]) for m in every)  # type: ignore[operator]
+        joint, total = joint_of(every, segments), torch.stack(list(lengths.values())).sum(0)
+        inner = sum(each.flops(joint) for each in self.rounds) + self.encoder.flops(total + 1)  # type: ignore[operator]
+        inner += sum(self.decoders[m].flops(batch.lengths[m], masks.kept) for m in every)  # type: ignore[operator]
+        compared = sum(self.poolings[m].flops(masks.kept[m]) for m in self.poolings)  # type: ignore[operator, index]
+        heads = sum(each.flops(torch.tensor([len(batch)]), trained=True) for each in self.heads.values())  # type: ignore[operator]
+        return (flops.TRAINED - 1) * entered + flops.TRAINED * (inner + compared) + heads
 
     def forward(
         self, features: Features, batch: Batch | None = None, negatives: Negatives | None = None, task: Task = "losses"
@@ -197,6 +223,23 @@ class Fourfold(nn.Module):
         lengths = {m: batch.lengths[m] for m in self.modalities}
         return draw_masks(lengths, batch.seed, batch.step, batch.slots, self.config.masking)
 
+    def _places(self, batch: Batch) -> dict[Modality, Tokens]:
+        """The tokens that `batch` announces, without values; positions of residues, as only these meet by them."""
+        chain = batch.structure
+        found = {m: offsets_of(batch.lengths[m]) for m in self.modalities}
+        tokens = {}
+        for m, offsets in found.items():
+            start = batch.window[:, 0] if m is SEQUENCE else torch.zeros_like(batch.window[:, 0])
+            along = torch.arange(int(offsets[-1]), device=offsets.device) - (offsets[:-1] - start)[owners_of(offsets)]
+            tokens[m] = Tokens(along.new_zeros(len(along), 0), offsets, along)
+        if STRUCTURE in tokens:
+            tokens[STRUCTURE] = Tokens(chain.positions.unsqueeze(1), chain.offsets, chain.positions).crop(batch.window)
+        return tokens
+
+    @staticmethod
+    def _segments(tokens: dict[Modality, Tokens], segments: int, apart: bool) -> dict[Modality, Tokens]:
+        return {m: spread(each, 1 + i, segments) if apart else each for i, (m, each) in enumerate(tokens.items())}
+
     def _encode(self, tokens: dict[Modality, Tokens], apart: bool = False) -> tuple[Latents, dict[Modality, Tokens]]:
         """(latents of each protein's tokens together, each modality's of it alone), in one pass.
 
@@ -204,14 +247,14 @@ class Fourfold(nn.Module):
         """
         proteins = len(next(iter(tokens.values())).offsets) - 1
         segments = proteins * (1 + len(tokens) * apart)
-        spread = {m: _spread(each, 1 + i, segments) if apart else each for i, (m, each) in enumerate(tokens.items())}
-        states = {m: self.entries[m](each.values, each.positions) for m, each in spread.items()}
+        every = self._segments(tokens, segments, apart)
+        states = {m: self.entries[m](each.values, each.positions) for m, each in every.items()}
         rows = {m: each[0] for m, each in states.items()}
-        branches, joint = [m for m in BRANCHES if m in rows], _joint(spread, segments)
+        branches, joint = [m for m in BRANCHES if m in rows], joint_of(every, segments)
         for i, each in enumerate(self.rounds):
             entered = [rows[m] + states[m][i] if i else rows[m] for m in branches]
             rows |= zip(branches, each(*entered, joint=joint), strict=True)
-        latents, globals_ = self._joined({m: replace(each, values=rows[m]) for m, each in spread.items()}, segments)
+        latents, globals_ = self._joined({m: replace(each, values=rows[m]) for m, each in every.items()}, segments)
         own = {m: tokens[m].values.shape[0] for m in tokens}
         together = {m: replace(tokens[m], values=each[: own[m]]) for m, each in latents.items()}
         alone = {m: replace(tokens[m], values=each[own[m] :]) for m, each in latents.items()} if apart else {}
@@ -254,64 +297,3 @@ class Fourfold(nn.Module):
         codes = text_codes(batch).unsqueeze(1).to(batch.slots.device) if grouped else None
         heat = torch.cat([each() for each in self.temperatures.values()])
         return Rows(*self._vectors(alone), pairs, heat, codes, grouped)
-
-
-class Entry(nn.Module):
-    """Frozen features [N, source] → what of them enters at each round, the deepest tier last: rows [N, width] each.
-
-    The first is a `Projection`, with position and mark. A round at which no tier enters adds nothing.
-    """
-
-    def __init__(self, modality: Modality, source: int, width: int, tiers: int, rounds: int):
-        super().__init__()
-        if source % tiers:
-            raise ValueError(f"model.tiers.{modality} = {tiers}, but its features are {source} wide, no multiple of it")
-        self.at = [tier * rounds // tiers for tier in range(tiers)]
-        self.part, self.rounds = source // tiers, max(1, rounds)
-        self.first = Projection(self.part, width)
-        self.others = nn.ModuleList(nn.Linear(self.part, width) for _ in range(tiers - 1))
-
-    def forward(self, values: Tensor, positions: Tensor) -> list[Tensor]:
-        first, *others = values.to(self.first.linear.weight.dtype).split(self.part, 1)
-        found = [self.first(first, positions)]
-        found += [found[0].new_zeros(()) for _ in range(self.rounds - 1)]
-        for at, linear, part in zip(self.at[1:], self.others, others, strict=True):
-            found[at] = linear(part)
-        return found
-
-
-class Round(nn.Module):
-    """One layer of each branch, and then what they tell each other."""
-
-    def __init__(self, config: FourfoldConfig):
-        super().__init__()
-        width, branches = config.width, [m for m in BRANCHES if m in config.modalities]
-        self.blocks = nn.ModuleDict({m.value: SelfBlock(width, config.heads, config.mlp_ratio) for m in branches})
-        both = len(branches) == len(BRANCHES) and config.levels
-        widths = dict.fromkeys(BRANCHES, width)
-        self.exchange = Exchange(widths, width, config.heads, config.levels, BRANCHES) if both else None
-
-    def forward(self, *rows: Tensor, joint: Joint) -> tuple[Tensor, ...]:
-        """rows: [N_m, width] of each branch that the model has, sequence first."""
-        blocks = zip(self.blocks.items(), rows, strict=True)
-        found = tuple(block(each, joint.rows[Modality(name)]) for (name, block), each in blocks)
-        return found if self.exchange is None else self.exchange(*found, joint)
-
-
-def _joint(tokens: dict[Modality, Tokens], segments: int) -> Joint:
-    """Where the two branches' tokens meet; of a branch that the model lacks, there are none."""
-    device = next(iter(tokens.values())).offsets.device
-    nothing = torch.zeros(segments + 1, dtype=torch.int64, device=device)
-    empty = Tokens(nothing[:0], nothing, nothing[:0])
-    sequence, structure = (tokens.get(m, empty) for m in BRANCHES)
-    return Joint.meeting(sequence, structure)
-
-
-def _spread(tokens: Tokens, place: int, segments: int) -> Tokens:
-    """The tokens twice: in the first of the groups of segments, and in the one at `place`."""
-    lengths = tokens.lengths.new_zeros(segments)
-    for at in (0, place * len(tokens.lengths)):
-        lengths[at : at + len(tokens.lengths)] = tokens.lengths
-    twice = (torch.cat([part, part]) for part in (tokens.values, tokens.positions))
-    values, positions = twice
-    return Tokens(values, offsets_of(lengths), positions)

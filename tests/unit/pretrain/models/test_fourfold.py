@@ -8,7 +8,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import gelu
+from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.batch import Embeddings, Features, Loss, Tokens, offsets_of
 from pretrain.layers.fusion import BRANCHES, Joint
@@ -16,6 +18,7 @@ from pretrain.masking import draw_masks
 from pretrain.models.fourfold import Fourfold, FourfoldConfig
 from pretrain.objectives.contrastive import collect
 from pretrain.sample import Modality
+from tests.models import batch_of, build, sample, subsets
 from tests.unit.pretrain.models.test_amma import (
     MIXED,
     dense_attention,
@@ -254,6 +257,19 @@ def test_a_step_in_parts_is_the_step(proteins, widths) -> None:
     assert several == pytest.approx(one, rel=1e-4, abs=1e-4)
     for got, want in zip(others, gradients, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3 * max(1.0, float(want.abs().max())))
+
+
+@pytest.mark.parametrize("name", ["fourfold", "fourfold-three"])
+def test_the_count_of_operations_is_torchs(name: str) -> None:
+    model, encoders = build(name)
+    every = [sample(i, *has) for i, has in enumerate(subsets(model.modalities))] * 2
+    batch = batch_of([replace(one, key=f"{one.key}{i}") for i, one in enumerate(every)], encoders)
+    features = encoders(batch)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        losses = model(features, batch)
+        assert isinstance(losses, dict)
+        sum_of(losses).backward()
+    assert model.flops(batch) == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def test_tokens_meet_by_residue() -> None:
