@@ -1,4 +1,5 @@
-"""ESM-2 (Lin et al. 2023) over ragged sequences: the published weights and arithmetic, no padding.
+"""ESM-2 (Lin et al. 2023) and ESM-1b (Rives et al. 2021) over ragged sequences: the published weights and arithmetic,
+no padding. ESM-1b learns a vector for each position where ESM-2 turns queries and keys, and has one norm more.
 
 Linear layers see all residues of the batch at once, attention is `pretrain.layers.attention`. BOS and EOS are put
 around each sequence here and taken away again here. Logits equal fair-esm's to float32 rounding.
@@ -6,25 +7,23 @@ around each sequence here and taken away again here. Logits equal fair-esm's to 
 Shape legend: N residues, T = N plus BOS and EOS of every sequence present; W width; H heads; D head width.
 """
 
-import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pretrain.batch import HIDDEN as HIDDEN
 from pretrain.batch import Sequences, Tokens, lengths_of, offsets_of, owners_of
 from pretrain.config import Config
-from pretrain.encoders import weights
+from pretrain.encoders import esm_files, weights
+from pretrain.encoders.esm_files import ALPHABET as ALPHABET
 from pretrain.layers import flops
 from pretrain.layers.attention import attention
 
-ALPHABET = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
 BOS, EOS, MASK = (ALPHABET.index(name) for name in ("<cls>", "<eos>", "<mask>"))
 # In its training 15 % of the tokens were hidden, 80 % of those as zero vectors; with fewer hidden, all shrink to match.
 SEEN = 1 - 0.15 * 0.8
@@ -41,8 +40,9 @@ class EsmConfig(Config):
     """weights: a fair-esm `.pt` file, a transformers folder (config.json, *.safetensors), `package:…`, or `random`.
 
     layers, width, heads: required for random weights, otherwise read from the weights (and checked where given).
-    head, token_dropout: read from the weights as well. max_length: residues, those beyond it are not seen; published
-    models were trained on 1,022.
+    head, token_dropout: read from the weights as well. places, norm_before: too; what ESM-1b has and ESM-2 has not, a
+    table of learned positions (1,024, BOS's and EOS's among them; 0 for none, positions are rotary then) and a norm
+    before the first layer. max_length: residues, those beyond it are not seen; published models were trained on 1,022.
     """
 
     kind: Literal["esm"] = "esm"
@@ -54,6 +54,8 @@ class EsmConfig(Config):
     max_length: PositiveInt = 1022
     head: bool = True
     token_dropout: bool = True
+    places: NonNegativeInt = 0
+    norm_before: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,12 @@ class Framed:
 
 @dataclass(frozen=True, eq=False)
 class Hidden:
-    """Residues between layers. hidden: [T, W], BOS and EOS included, whose rows are `framed`. turn: their rotation."""
+    """Residues between layers. hidden: [T, W], BOS and EOS included, whose rows are `framed`. turn: their rotation,
+    if positions are rotary."""
 
     hidden: Tensor
     framed: Framed
-    turn: tuple[Tensor, Tensor]
+    turn: tuple[Tensor, Tensor] | None
 
     @property
     def rows(self) -> Tensor:
@@ -92,11 +95,18 @@ class Esm(nn.Module):
             raise ValueError(f"{WHAT}: random weights need `layers`, `width` and `heads` (ESM-2 650M has 33, 1280, 20)")
         if config.width % (2 * config.heads):
             raise ValueError(f"{WHAT}: width {config.width} over {config.heads} heads must be an even number per head")
+        if config.places and config.max_length + 2 > config.places:
+            raise ValueError(
+                f"{WHAT}: max_length = {config.max_length}, BOS and EOS exceed the {config.places} positions that "
+                f"{config.weights} has; {config.places - 2} are the most"
+            )
         self.config = config
         self.width = config.width
         self.between = config.width  # of rows between layers
         self.head_width = config.width // config.heads
         self.embed = Tied(len(ALPHABET), config.width)
+        self.places = nn.Embedding(config.places, config.width) if config.places else None
+        self.norm_before = nn.LayerNorm(config.width) if config.norm_before else None
         self.layers = nn.ModuleList(Layer(config.width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.head = Head(config.width) if config.head else None
@@ -106,12 +116,11 @@ class Esm(nn.Module):
         if config.weights == weights.RANDOM:
             return weights.initialise(weights.empty(lambda: cls(config)), config.seed, WHAT)
         path = weights.locate(config.weights, WHAT)
-        geometry, tensors = _read_transformers(path) if path.is_dir() else _read_fair_esm(path)
+        geometry, tensors = esm_files.read(path, WHAT)
         for name in ("layers", "width", "heads"):
             asked = getattr(config, name)
             if asked is not None and asked != geometry[name]:
                 raise ValueError(f"{WHAT}: the configuration asks for {name} = {asked}, {path} has {geometry[name]}")
-        geometry["head"] = any(name.startswith("head.") for name in tensors)
         complete = config.model_copy(update=geometry)
         return weights.fill(weights.empty(lambda: cls(complete)), tensors, path, WHAT)
 
@@ -124,9 +133,11 @@ class Esm(nn.Module):
         """Nothing: the completed configuration says it all."""
 
     def settings(self) -> dict[str, Any]:
-        """What besides the weights decides the features."""
+        """What besides the weights decides the features; of ESM-2 what it was before ESM-1b could be read."""
         one = self.config
-        return {"heads": one.heads, "token_dropout": one.token_dropout, "max_length": one.max_length}
+        learned = {"places": one.places, "norm_before": one.norm_before}
+        ours = {"heads": one.heads, "token_dropout": one.token_dropout, "max_length": one.max_length}
+        return ours | learned if any(learned.values()) else ours
 
     def forward(self, sequences: Sequences) -> Tokens:
         """Last hidden states after the final norm, one per residue."""
@@ -157,7 +168,9 @@ class Esm(nn.Module):
         hidden = self.embed(tokens)
         if self.config.token_dropout:
             hidden = (hidden * _shown(tokens == MASK, rows.offsets)).to(hidden.dtype)
-        return Hidden(hidden, rows, _rotation(rows.positions, self.head_width, hidden.dtype))
+        turn = None if self.places is not None else _rotation(rows.positions, self.head_width, hidden.dtype)
+        hidden = hidden if self.places is None else hidden + self.places(rows.positions)
+        return Hidden(hidden if self.norm_before is None else self.norm_before(hidden), rows, turn)
 
     def run(self, state: Hidden, layers: range) -> Hidden:
         """Through these layers."""
@@ -172,7 +185,7 @@ class Esm(nn.Module):
 
 
 class Layer(nn.Module):
-    """x + Attention(norm x), then x + MLP(norm x); queries and keys rotated by position."""
+    """x + Attention(norm x), then x + MLP(norm x); queries and keys turned by position, where it is not in x."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -184,10 +197,10 @@ class Layer(nn.Module):
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
 
-    def forward(self, hidden: Tensor, offsets: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, hidden: Tensor, offsets: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
         joined = self.query_key_value(self.attention_norm(hidden)).view(-1, 3, self.heads, self.head_width)
         query_key_T2HD, value_THD = joined[:, :2], joined[:, 2]
-        query_THD, key_THD = _rotate(query_key_T2HD, turn).unbind(1)
+        query_THD, key_THD = (query_key_T2HD if turn is None else _rotate(query_key_T2HD, turn)).unbind(1)
         hidden = hidden + self.out(attention(query_THD, key_THD, value_THD, offsets, offsets).flatten(1))
         return hidden + self.down(functional.gelu(self.up(self.mlp_norm(hidden))))
 
@@ -253,95 +266,3 @@ def _rotate(rows: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
     cosine, sine = turn
     first, second = rows.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
-
-
-def _read_fair_esm(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    data = weights.read(path, WHAT)
-    try:
-        model = data["cfg"]["model"]
-        found = model if isinstance(model, dict) else vars(model)
-        geometry = {
-            "layers": found["encoder_layers"],
-            "width": found["encoder_embed_dim"],
-            "heads": found["encoder_attention_heads"],
-            "token_dropout": bool(found["token_dropout"]),
-        }
-        state = dict(data["model"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{WHAT}: {path} is no ESM-2 file of fair-esm (no {error}; its keys are {sorted(map(str, data))}). "
-            "ESM-1b and older are not read: they have learned positions"
-        ) from error
-    return geometry, _renamed({re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): x for name, x in state.items()})
-
-
-def _read_transformers(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{WHAT}: {folder} has no config.json; a transformers EsmModel or EsmForMaskedLM was expected")
-    found = json.loads((folder / "config.json").read_text())
-    needed = {
-        "model_type": "esm",
-        "position_embedding_type": "rotary",
-        "emb_layer_norm_before": False,
-        "layer_norm_eps": 1e-5,
-        "vocab_size": len(ALPHABET),
-    }
-    if other := [name for name, value in needed.items() if (found.get(name) or False) != value]:
-        seen = ", ".join(f"{name} = {found.get(name)!r} (ESM-2 has {needed[name]!r})" for name in other)
-        raise ValueError(f"{WHAT}: {folder} is no ESM-2: {seen}")
-    geometry = {
-        "layers": found["num_hidden_layers"],
-        "width": found["hidden_size"],
-        "heads": found["num_attention_heads"],
-        "token_dropout": bool(found.get("token_dropout", False)),
-    }
-    state = {}
-    for name, tensor in weights.read_folder(folder, WHAT).items():
-        name = re.sub(r"\bgamma$", "weight", re.sub(r"\bbeta$", "bias", name))  # as transformers 5 writes some norms
-        name = re.sub(r"^encoder\.(layer\.)?", lambda m: "layers." if m[1] else "", name.removeprefix("esm."))
-        for theirs, fair in _TRANSFORMERS_NAMES.items():
-            name = re.sub(theirs, fair, name)
-        state[name] = tensor
-    return geometry, _renamed(state)
-
-
-_TRANSFORMERS_NAMES = {  # transformers' names, after `layers.<i>.`, as fair-esm's
-    r"^embeddings\.word_embeddings\.": "embed_tokens.",
-    r"\.attention\.self\.([qkv])\w+\.": r".self_attn.\1_proj.",
-    r"\.attention\.output\.dense\.": ".self_attn.out_proj.",
-    r"\.attention\.LayerNorm\.": ".self_attn_layer_norm.",
-    r"\.intermediate\.dense\.": ".fc1.",
-    r"\.output\.dense\.": ".fc2.",
-    r"\.LayerNorm\.": ".final_layer_norm.",
-}
-_NAMES = {  # fair-esm's names as ours
-    r"^embed_tokens\.": "embed.",
-    r"^emb_layer_norm_after\.": "norm.",
-    r"^lm_head\.layer_norm\.": "head.norm.",
-    r"^lm_head\.": "head.",
-    r"\.self_attn_layer_norm\.": ".attention_norm.",
-    r"\.final_layer_norm\.": ".mlp_norm.",
-    r"\.self_attn\.out_proj\.": ".out.",
-    r"\.fc1\.": ".up.",
-    r"\.fc2\.": ".down.",
-}
-# Contact prediction; positions that rotary models carry unused; what is tied to the embedding or computed.
-_NOT_OURS = re.compile(
-    r"^(contact_head|pooler|embeddings\.position)|inv_freq$|position_ids$|^lm_head\.(weight|decoder)|embed_out|^version$"
-)
-
-
-def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """fair-esm's names as ours, with query, key and value joined into one matrix."""
-    tensors = {}
-    for name, tensor in state.items():
-        if _NOT_OURS.search(name) or re.search(r"\.self_attn\.[kv]_proj\.", name):
-            continue
-        if match := re.fullmatch(r"(.*)\.self_attn\.q_proj\.(weight|bias)", name):
-            parts = [state.get(f"{match[1]}.self_attn.{part}_proj.{match[2]}") for part in "qkv"]
-            tensors[f"{match[1]}.query_key_value.{match[2]}"] = torch.cat([part for part in parts if part is not None])
-            continue
-        for theirs, ours in _NAMES.items():
-            name = re.sub(theirs, ours, name)
-        tensors[name] = tensor
-    return tensors

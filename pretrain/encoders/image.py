@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from pretrain.batch import Images, Tokens
@@ -43,14 +43,24 @@ class ViTConfig(Config):
 
 
 class VisionConfig(Config):
-    """A vision model of `transformers`. weights: its folder, or `package:NAME/FOLDER`.
+    """A vision model of `transformers` (ViT, DINOv2, …). weights: its folder, or `package:NAME/FOLDER`.
 
-    Three of the four planes are its colours: red microtubules, green the protein, blue the nucleus; the ER is not seen.
-    An absent plane is black: a model trained elsewhere has no mark for absence.
+    planes: which of an image's are the model's channels, in their order: as many as it has. By default three are its
+    colours: red microtubules, green the protein, blue the nucleus; the ER is not seen. SubCell's order is microtubules,
+    er, nucleus, protein. An absent plane is black: a model trained elsewhere has no mark for absence. Pixels, 0 to 1,
+    less `image_mean` over `image_std` of the folder's preprocessor_config.json (0.5 each where it states none).
     """
 
     kind: Literal["vision"] = "vision"
     weights: str
+    planes: tuple[str, ...] = RGB
+
+    @field_validator("planes")
+    @classmethod
+    def _known(cls, planes: tuple[str, ...]) -> tuple[str, ...]:
+        if not planes or not set(planes) <= set(CHANNELS):
+            raise ValueError(f"planes are of {', '.join(CHANNELS)}")
+        return planes
 
 
 class ViT(nn.Module):
@@ -120,10 +130,17 @@ class Vision(nn.Module):
         self.config = config
         found = model.config
         size, patch = getattr(found, "image_size", None), getattr(found, "patch_size", None)
-        if not isinstance(size, int) or not isinstance(patch, int) or getattr(found, "num_channels", 3) != 3:
+        channels, planes = getattr(found, "num_channels", 3), len(config.planes)
+        if not isinstance(size, int) or not isinstance(patch, int) or channels != planes:
             raise ValueError(
-                f"image encoder (vision): {config.weights} is no model of square patches over three colours: it has "
-                f"image_size {size!r}, patch_size {patch!r}, num_channels {getattr(found, 'num_channels', None)!r}"
+                f"image encoder (vision): {config.weights} is no model of square patches over {planes} planes: it has "
+                f"image_size {size!r}, patch_size {patch!r}, num_channels {channels!r}; `planes` names one for each "
+                f"channel, {', '.join(config.planes)} now"
+            )
+        if (len(mean), len(deviation)) != (planes, planes):
+            raise ValueError(
+                f"image encoder (vision): the preprocessor_config.json of {config.weights} has {len(mean)} means and "
+                f"{len(deviation)} deviations; the model has {planes} planes"
             )
         if hasattr(model, "pooler"):
             model.pooler = None
@@ -147,16 +164,16 @@ class Vision(nn.Module):
             )
         if missing := sorted(name for name in report["missing_keys"] if "pooler." not in name):
             raise ValueError(f"{what}: {folder} lacks {len(missing)} of its weights, the first being {missing[0]}")
-        return cls(config, model, *_colours(folder))
+        return cls(config, model, *_colours(folder, len(config.planes)))
 
     @classmethod
     def skeleton(cls, config: VisionConfig, folder: Path) -> Self:
         """The same module from `save_files`' folder, its values to be filled by a state dict."""
         from transformers import AutoConfig, AutoModel
 
-        described = AutoConfig.from_pretrained(folder / FILES, local_files_only=True)
+        described, planes = AutoConfig.from_pretrained(folder / FILES, local_files_only=True), len(config.planes)
         with torch.random.fork_rng(devices=[]), weights.quiet_transformers():
-            return cls(config, AutoModel.from_config(described, dtype=torch.float32), [0.0] * 3, [1.0] * 3)
+            return cls(config, AutoModel.from_config(described, dtype=torch.float32), [0.0] * planes, [1.0] * planes)
 
     def save_files(self, folder: Path) -> None:
         """The model's configuration; the colours' statistics are in the state."""
@@ -164,13 +181,13 @@ class Vision(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """What besides the weights decides the features."""
-        return {"size": self.size, "planes": RGB, "model": weights.described(self.model.config)}
+        return {"size": self.size, "planes": self.config.planes, "model": weights.described(self.model.config)}
 
     def forward(self, images: Images) -> Tokens:
         """The patches' last hidden states; class and register tokens stay behind."""
         values = self.mean.new_zeros(0, self.width)
         if len(images.pixels):
-            colours = images.pixels[:, [CHANNELS.index(name) for name in RGB]]
+            colours = images.pixels[:, [CHANNELS.index(name) for name in self.config.planes]]
             scaled = ((colours - self.mean) / self.deviation).to(self.mean.dtype)  # the weights' own
             hidden = self.model(pixel_values=scaled).last_hidden_state
             values = hidden[:, -self.patches :].flatten(0, 1)
@@ -182,8 +199,8 @@ def _tokens(values: Tensor, images: Images, patches: int) -> Tokens:
     return Tokens(values, images.offsets * patches, positions)
 
 
-def _colours(folder: Path) -> tuple[list[float], list[float]]:
-    """(mean, deviation) of each colour that the folder's preprocessor states; 0.5 and 0.5 where it states none."""
+def _colours(folder: Path, planes: int) -> tuple[list[float], list[float]]:
+    """(mean, deviation) of each plane that the folder's preprocessor states; 0.5 and 0.5 where it states none."""
     path = folder / "preprocessor_config.json"
     stated = json.loads(path.read_text()) if path.is_file() else {}
-    return stated.get("image_mean", [0.5] * 3), stated.get("image_std", [0.5] * 3)
+    return stated.get("image_mean", [0.5] * planes), stated.get("image_std", [0.5] * planes)

@@ -186,9 +186,9 @@ def test_what_is_wrong_with_weights_is_said(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be an even number per head"):
         build(weights="random", layers=1, width=9, heads=3)
     (tmp_path / "config.json").write_text(
-        '{"model_type": "esm", "position_embedding_type": "absolute", "vocab_size": 33}'
+        '{"model_type": "esm", "position_embedding_type": "relative_key", "vocab_size": 33, "layer_norm_eps": 1e-5}'
     )
-    with pytest.raises(ValueError, match="no ESM-2: position_embedding_type = 'absolute'"):
+    with pytest.raises(ValueError, match="no ESM-2 or ESM-1b: position_embedding_type = 'relative_key'"):
         build(weights=str(tmp_path))
     truncated = tmp_path / "truncated.pt"
     truncated.write_bytes(file.read_bytes()[:1000])
@@ -204,7 +204,14 @@ def test_what_is_wrong_with_weights_is_said(file: Path, tmp_path: Path) -> None:
         build(weights=str(tmp_path))
     old = tmp_path / "esm1b.pt"
     torch.save({"args": argparse.Namespace(arch="roberta_large"), "model": {}}, old)
-    with pytest.raises(ValueError, match="no ESM-2 file of fair-esm"):
+    with pytest.raises(
+        ValueError, match=r"no ESM-2 or ESM-1b file of fair-esm .no 'layers'; its keys are .'args', 'mod"
+    ):
+        build(weights=str(old))
+    torch.save({"args": argparse.Namespace(arch="protein_bert_base"), "model": {}}, old)
+    with pytest.raises(
+        ValueError, match=r"esm1b\.pt is of fair-esm's architecture 'protein_bert_base'; those of ESM-2"
+    ):
         build(weights=str(old))
     data = torch.load(file, weights_only=False)
     del data["model"]["encoder.sentence_encoder.layers.1.fc1.bias"]

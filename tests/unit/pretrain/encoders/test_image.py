@@ -104,6 +104,65 @@ def test_a_vision_model_sees_three_planes_as_its_colours(folder: Path, tmp_path:
     assert encoder.size == 16 and encoder.patches == 4
 
 
+def test_dinov2_gives_what_transformers_gives(tmp_path: Path) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    about = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        theirs = Dinov2Model(about).eval()
+    theirs.save_pretrained(tmp_path)
+    encoder = Vision.build(VisionConfig(weights=str(tmp_path))).eval()
+    batch = images([2, 0, 1], 28)
+    with torch.no_grad():
+        expected = theirs(pixel_values=(batch.pixels[:, [2, 0, 1]] - 0.5) / 0.5).last_hidden_state[:, 1:].flatten(0, 1)
+        got = encoder(batch)
+    torch.testing.assert_close(got.values, expected, atol=1e-6, rtol=0)
+    assert got.offsets.tolist() == [0, 8, 8, 12] and encoder.size == 28
+
+
+def test_a_model_of_four_channels_sees_the_planes_that_it_is_given(folder: Path, tmp_path: Path) -> None:
+    """As SubCell, whose channels are the Atlas's four."""
+    from transformers import ViTConfig as TheirConfig
+    from transformers import ViTModel
+
+    about = TheirConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, image_size=16, patch_size=8,
+        num_channels=4,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        theirs = ViTModel(about).eval()
+    theirs.save_pretrained(tmp_path)
+    stated = tmp_path / "preprocessor_config.json"
+    stated.write_text('{"image_mean": [0, 0.1, 0.2, 0.3], "image_std": [1, 0.9, 0.8, 0.7]}')
+    order = ("microtubules", "er", "nucleus", "protein")
+    encoder, batch = Vision.build(VisionConfig(weights=str(tmp_path), planes=order)).eval(), images([1, 2])
+    mean, deviation = (torch.tensor(x)[:, None, None] for x in ([0, 0.1, 0.2, 0.3], [1, 0.9, 0.8, 0.7]))
+    with torch.no_grad():
+        pixels = (batch.pixels[:, [2, 3, 1, 0]] - mean) / deviation
+        expected = theirs(pixel_values=pixels).last_hidden_state[:, 1:].flatten(0, 1)
+        got = encoder(batch).values
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+    encoder.save_files(tmp_path / "copy")
+    copy = Vision.skeleton(encoder.config, tmp_path / "copy")
+    copy.load_state_dict(encoder.state_dict())
+    assert torch.equal(copy.eval()(batch).values, got)
+    assert encoder.settings()["planes"] == order
+    assert Vision.build(VisionConfig(weights=str(folder))).settings()["planes"] == (
+        "microtubules",
+        "protein",
+        "nucleus",
+    )
+    with pytest.raises(ValueError, match="num_channels 4; `planes` names one for each channel, microtubules, protein"):
+        Vision.build(VisionConfig(weights=str(tmp_path)))
+    with pytest.raises(ValueError, match="planes are of protein, nucleus, microtubules, er"):
+        VisionConfig(weights=str(tmp_path), planes=("red",))
+    stated.write_text('{"image_mean": [0, 0, 0]}')
+    with pytest.raises(ValueError, match="has 3 means and 4 deviations; the model has 4 planes"):
+        Vision.build(VisionConfig(weights=str(tmp_path), planes=order))
+
+
 def test_what_is_wrong_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="patch 5 must divide size 16"):
         ViT.build(SMALL.model_copy(update={"patch": 5}))

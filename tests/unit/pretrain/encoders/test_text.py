@@ -223,6 +223,21 @@ def test_roberta_counts_positions_from_its_padding_token(activation: str, tmp_pa
         torch.testing.assert_close(rows, expected, atol=5e-6, rtol=0)
 
 
+def test_a_pickled_masked_language_model_is_read_as_pubmedbert_is_published(folder: Path, tmp_path: Path) -> None:
+    """One pytorch_model.bin: the model's names begin with `bert.`, its head stays behind."""
+    from transformers import BertConfig, BertForMaskedLM, BertModel
+
+    for file in folder.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    theirs = BertForMaskedLM(BertConfig.from_pretrained(folder))
+    theirs.bert.load_state_dict(BertModel.from_pretrained(folder).state_dict(), strict=False)
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    one, other = (TextEncoder.build(TextConfig(weights=str(path), max_length=40)) for path in (folder, tmp_path))
+    assert {name for name in theirs.state_dict() if name.startswith("cls.")}
+    assert torch.equal(one(texts([5, 0, 9])).values, other(texts([5, 0, 9])).values)
+
+
 def test_other_models_are_refused(folder: Path, tmp_path: Path) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
