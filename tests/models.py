@@ -41,6 +41,7 @@ SSGI = {
     "kind": "ssgi", "width": 16, "depth": 1, "heads": 2, "fusion_depth": 1, "embedding": 8, "masked": 0.3,
     "dropout": {"sequence": 0.2, "structure": 0.2},
 }  # fmt: skip
+TOWERS = {"kind": "two_tower", "width": 8, "hidden": 16, "fusion": 8, "heads": 2, "masked": 0.3}
 # A few GO terms: each, and what is directly above it.
 ABOVE = {"GO:0000001": (), "GO:0000002": ("GO:0000001",), "GO:0000003": ("GO:0000001",)}
 ABOVE |= {"GO:0000004": ("GO:0000002", "GO:0000003"), "GO:0000005": ("GO:0000004",)}
@@ -66,6 +67,8 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ssgi-states": ({**SSGI, "structure": "states"}, {"structure": GVP}),
     "fourfold": (FOURFOLD, {}),
     "fourfold-three": ({**FOURFOLD, "modalities": ["sequence", "function", "image"], "align": 0.0}, {}),
+    "two-tower": (TOWERS, {}),
+    "two-tower-esm1b": ({**TOWERS, "depth": 2}, {"sequence": {**ESM, "places": 44, "norm_before": True}}),
     "unimodal-esm": ({"kind": "unimodal", "modality": "sequence"}, {}),
     "unimodal-gearnet": ({"kind": "unimodal", "modality": "structure"}, {}),
     "unimodal-gvp": ({"kind": "unimodal", "modality": "structure"}, {"structure": GVP}),

@@ -16,14 +16,21 @@ from pretrain.models.amma import Amma, AmmaConfig
 from pretrain.models.bihierarchical import Bihierarchical, BihierarchicalConfig
 from pretrain.models.fourfold import Fourfold, FourfoldConfig
 from pretrain.models.ssgi import Ssgi, SsgiConfig
+from pretrain.models.two_tower import TwoTower, TwoTowerConfig
 from pretrain.models.unimodal import Unimodal, UnimodalConfig
 from pretrain.sample import Modality
 
 ModelConfig = Annotated[
-    AmmaConfig | AlignProConfig | BihierarchicalConfig | FourfoldConfig | SsgiConfig | UnimodalConfig,
+    AmmaConfig
+    | AlignProConfig
+    | BihierarchicalConfig
+    | FourfoldConfig
+    | SsgiConfig
+    | TwoTowerConfig
+    | UnimodalConfig,
     Field(discriminator="kind"),
 ]
-Model = Amma | AlignPro | Bihierarchical | Fourfold | Ssgi | Unimodal
+Model = Amma | AlignPro | Bihierarchical | Fourfold | Ssgi | TwoTower | Unimodal
 
 
 def build(
@@ -49,6 +56,8 @@ def build(
             return Fourfold(config, widths)
         case SsgiConfig():
             return Ssgi(config, widths, trained or {}, terms)
+        case TwoTowerConfig():
+            return TwoTower(config, widths, trained)
         case UnimodalConfig():
             return Unimodal(config, (trained or {}).get(config.modality))
 

@@ -19,6 +19,7 @@ KINDS: dict[str, type[Config]] = {
     "bihierarchical": RunConfig,
     "align_pro": RunConfig,
     "ssgi": RunConfig,
+    "two_tower": RunConfig,
     "unimodal": RunConfig,
 }
 SHIPPED = sorted((ROOT / "configs").rglob("*.toml"))
