@@ -5,9 +5,10 @@
 - contrastive: the symmetric InfoNCE (`objectives.contrastive`) over a whole step's proteins between the mean of a
   protein's residues and that of its text's word pieces, each through a head of two layers and brought to length 1.
   Proteins of the same text are each other's positives, not negatives (`objectives.positives`).
-- residue: masked language modelling, as `models.unimodal` does it.
+- residue: masked language modelling, as `models.unimodal` does it: with the language model's own head, and not all of
+  the residues that are asked for are hidden, where ProtST hides all and has a new head.
 - fused: the same residues of proteins that have a text are told again. Their rows read the text in a small module of
-  cross attention, the paper's multimodal mask prediction; what `fused` is below `residue` is what the text tells.
+  cross attention, the paper's multimodal mask prediction.
 
 As in the paper the masked sequence is encoded once, for all three, so no loss has seen a hidden residue's letter. The
 language model trains, the text encoder is frozen. ProtST also hides words and tells them from the residues; that is
