@@ -4,13 +4,14 @@
 
 EC numbers and the division into train, valid and test are DeepFRI's (Gligorijević et al. 2021). Its table of GO terms
 is not in the pack, so a chain's terms are those of its UniProt accession in Swiss-Prot of 2014, with all ancestors; a
-chain without an accession there has none and is left out of GO. Labels that fewer than `LEAST` training chains have are
-left out too: the pack has a sixth of DeepFRI's chains.
+chain without an accession there has none and is left out of GO, and one without a term of a branch out of that branch.
+Labels that fewer than `LEAST` training chains have are left out too: the pack has a sixth of DeepFRI's chains.
 """
 
 import csv
 import gzip
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,7 @@ SPLITS = ("train", "valid", "test")
 LISTS = {"EC": "nrPDB-EC_2020.04", "GO": "nrPDB-GO_2019.06.18"}
 BRANCHES = {"MF": "molecular_function", "BP": "biological_process", "CC": "cellular_component"}
 LEAST = {"EC": 1, "MF": 50, "BP": 50, "CC": 50}
+MODEL = re.compile(r"AF-(\w+)-F\d+")  # some chains' proteins are named by their AlphaFold model
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,9 @@ def _there(pack: Path) -> tuple[set[str], dict[str, tuple[str, ...]]]:
     keys, accession = set[str](), dict[str, tuple[str, ...]]()
     for row in found:
         keys.add(key := f"{row['pdb_id'].lower()}_{row['chain']}")
-        if row["uniprot"] and row["uniprot"] not in accession.get(key, ()):
-            accession[key] = (*accession.get(key, ()), row["uniprot"])
+        protein = MODEL.sub(r"\1", row["uniprot"])
+        if protein and protein not in accession.get(key, ()):
+            accession[key] = (*accession.get(key, ()), protein)
     return keys, accession
 
 

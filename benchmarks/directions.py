@@ -6,8 +6,9 @@
 
 Arms and claims are in `directions.toml`. Every arm trains for equal steps; then its export embeds DeepFRI's chains,
 sequence and structure together, on which a probe is trained (`pretrain.evaluation.probes`), and the held-out triples of
-DATA, for retrieval. What is finished stays in FOLDER: further sittings go on, and after `--budget` no run begins. The
-sources' figures are of full-size models; only directions are compared, and nothing was tuned for one to agree.
+DATA, for retrieval. What is finished stays in FOLDER: further sittings of the same settings go on, and after `--budget`
+no run begins. The sources' figures are of full-size models; only directions are compared, and nothing was tuned for one
+to agree.
 """
 
 import json
@@ -19,6 +20,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from rich.table import Table
 
 from data_prep.proteins import read
 from pretrain import config
+from pretrain.config import dump
 from pretrain.data.index import Dataset
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.evaluation.metrics import recall_at_k
@@ -38,7 +41,7 @@ from pretrain.export import UNNAMED, export
 from pretrain.inference import Exported, load
 from pretrain.models.unimodal import Unimodal, UnimodalConfig
 from pretrain.run import RunConfig
-from pretrain.sample import Modality, Sample
+from pretrain.sample import Modality, Sample, canonical
 
 CLAIMS = Path(__file__).with_suffix(".toml")
 SEEDS = (0, 1, 2)
@@ -83,17 +86,34 @@ class Bench:
 
 
 def finish(bench: Bench, name: str, arm: Arm, seed: int) -> dict[str, float]:
-    """Metric → value of one arm's run; read where it was finished before."""
+    """Metric → value of one arm's run; read where it was finished before. ValueError where other settings began it."""
     out = bench.out(name, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    _same(bench, arm, out)
     done = out / "found.json"
     if done.is_file():
         return json.loads(done.read_text())
-    out.mkdir(parents=True, exist_ok=True)
     model = _alone(arm) if arm.alone else _trained(bench, arm, seed, out)
     found = {**_probed(bench, model, seed), **_retrieved(bench, model)}
     found["mean"] = statistics.mean(found[name] for name in ("EC", "MF", "BP", "CC"))
     done.write_text(json.dumps(found, indent=1) + "\n")
     return found
+
+
+def _same(bench: Bench, arm: Arm, out: Path) -> None:
+    """Refuse a folder that was begun with other settings: its figures are not of what is asked for."""
+    run = dump(config.load(RunConfig, arm.config, list(arm.changes)))
+    made = {
+        "run": sha256(canonical(run).encode()).hexdigest(), "alone": arm.alone, "steps": bench.steps,
+        "batch": bench.batch, "most": bench.most, "data": Dataset.open(str(bench.data)).sha256,
+    }  # fmt: skip
+    path = out / "made.json"
+    if path.is_file() and (before := json.loads(path.read_text())) != made:
+        differ = ", ".join(
+            f"{name} was {before.get(name)}, is {made[name]}" for name in made if before.get(name) != made[name]
+        )
+        raise ValueError(f"{out} was begun with other settings: {differ}. Give another --runs, or remove that folder")
+    path.write_text(json.dumps(made) + "\n")
 
 
 def _alone(arm: Arm) -> Exported:
