@@ -1,7 +1,7 @@
 """A run's checkpoint → a folder that says what it is and loads without deepspeed, ray or the run.
 
     config.json         format, model, encoders and their identity, where the weights come from, their hash
-    model.safetensors   `model.*`: projections and fusion encoder; `encoders.*`: the frozen ones; `centres.*`: each
+    model.safetensors   `model.*`: projections and fusion encoder; `encoders.*`: the encoders; `centres.*`: each
                         modality's mean embedding of training proteins, which search subtracts. No optimizer state
     README.md           the model card
     …                   the encoders' own files, such as a tokenizer
@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -65,6 +65,7 @@ def export(
     trained = {modality: getattr(encoders, modality).requires_grad_(True) for modality in config.model.trains}
     model = models.build(config.model, encoders.widths(), trained, models.terms_of(config.model, found.buffers()))
     found.load_model(model)
+    learned = {m: sum(p.numel() for p in encoder.parameters() if p.requires_grad) for m, encoder in trained.items()}
     encoders.adopt(trained)
     strip(model)
     unnamed = Exported(model.eval(), encoders, UNNAMED, torch.device("cpu"))
@@ -79,10 +80,14 @@ def export(
         "fourfold": metadata.version("fourfold"),
         "model": dump(config.model),
         "encoders": dump(config.frozen),
-        "identity": encoders.identity(),
+        "identity": _told(encoders, found, learned),
         "step": found.step,
         "checkpoint": {"chosen": str(checkpoint), "best": _best(found)},
-        "parameters": {"model": _count(model), "encoders": _count(encoders)},
+        "start_from": config.start_from and config.start_from.name,
+        "parameters": {
+            "model": _count(model) + sum(learned.values()),
+            "encoders": _count(encoders) - sum(learned.values()),
+        },
         "centred_on": len(seen),
         "weights": _save(model, encoders, centres, staged / WEIGHTS, dtype),
     }
@@ -131,6 +136,14 @@ def _check_encoders(found: Checkpoint, encoders: Encoders) -> None:
             f"{found.path}: the {name} encoder was {trained.get(name)} in training and is {now.get(name)} now; "
             "give back the files it was trained with"
         )
+
+
+def _told(encoders: Encoders, found: Checkpoint, learned: Mapping[Modality, int]) -> dict[str, dict[str, Any]]:
+    """The encoders' identity. learned: parameters trained, of those inside the model: they say what they began as."""
+    identity, before = encoders.identity(), found.state["identity"]["encoders"]
+    for modality, count in learned.items():
+        identity[modality]["weights"] = ("trained, from " if count else "") + before[modality]["weights"]
+    return identity
 
 
 def training_samples(data: DataConfig) -> list[Sample]:

@@ -29,7 +29,7 @@ def card(about: dict[str, Any], identity: dict[str, Any], manifest: dict[str, An
         _dimensions(about, history),
         "## Data",
         *_data(data, manifest),
-        "## Frozen encoders",
+        "## Encoders",
         *_encoders(about["identity"]),
         "## Held-out results",
         *_results(history, about["step"]),
@@ -45,7 +45,8 @@ def _dimensions(about: dict[str, Any], history: History) -> str:
         f"{size['model']:,} trained parameters and {size['encoders']:,} frozen ones, stored as {trained['dtype']}",
         f"{about['step']:,} training steps"
         + (f", resumed {len(history.resumes)} time(s)" if history.resumes else "")
-        + _chosen(about),
+        + _chosen(about)
+        + (f"; begun with weights of {about['start_from']}" if about.get("start_from") else ""),
         f"weights SHA-256 `{trained['sha256']}`",
     ]
     return "\n".join(f"- {fact}" for fact in facts)
@@ -144,7 +145,7 @@ def _licence(manifest: dict[str, Any]) -> list[str]:
     asks = f" Its data came under {_list(named)}: give their sources credit as those ask." if named else ""
     return [
         "The weights trained here are under Apache-2.0." + asks,
-        "Frozen encoders with weights of others keep the licences of those.",
+        "Encoders with weights of others, trained on or not, keep the licences of those.",
     ]
 
 

@@ -293,7 +293,7 @@ def _hit(key: str, score: float, right: bool) -> str:
 
 
 def _encoders(facts: Facts) -> str:
-    title, identity = "Frozen encoders", facts.model.get("identity", {})
+    title, identity = "Encoders", facts.model.get("identity", {})
     if not identity:
         return page.section(title, page.none("No exported model names its encoders yet."))
     rows = []

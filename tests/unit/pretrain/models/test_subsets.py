@@ -10,8 +10,10 @@ from pretrain import checkpoint
 from pretrain.batch import Embeddings
 from pretrain.checkpoint import CheckpointConfig
 from pretrain.config import dump, validate
+from pretrain.encoders.bundle import Encoders
 from pretrain.export import export
 from pretrain.inference import load
+from pretrain.models.unimodal import Unimodal
 from pretrain.run import RunConfig
 from tests.models import MODELS, batch_of, build, encoders_config, sample, subsets
 from tests.unit.datasets import write
@@ -60,6 +62,7 @@ def test_an_exported_model_embeds_every_subset(name: str, tmp_path: Path) -> Non
     checkpoint.save(config.out / "checkpoints", Trained(model), 7, state, CheckpointConfig())  # type: ignore[arg-type]
     (config.out / "log.jsonl").write_text("")
     loaded = load(export(config.out, tmp_path / "exported"))
+    _tells_what_trained(tmp_path / "exported", model, encoders)
     together = loaded.embed(every)
     assert torch.from_numpy(together.fused).isfinite().all()
     for i, one in enumerate(every):
@@ -72,3 +75,21 @@ def test_an_exported_model_embeds_every_subset(name: str, tmp_path: Path) -> Non
             trained = model.eval()(encoders(batch), batch, task="embeddings")
         rows = [every.index(one) for one in short]
         assert (torch.from_numpy(together.fused[rows]) - trained.fused.float()).abs().max() < 1e-5
+
+
+def _tells_what_trained(exported: Path, model: torch.nn.Module, around: Encoders) -> None:
+    """The card and the configuration of an exported model, of encoders that trained and of those that did not."""
+    told, text = json.loads((exported / "config.json").read_text()), (exported / "README.md").read_text()
+    inside = getattr(model, "trained", None)
+    inside = {"": inside} if isinstance(model, Unimodal) else dict(inside.items()) if inside is not None else {}
+    learned = {
+        name or model.modalities[0]: sum(p.numel() for p in each.parameters() if p.requires_grad)  # type: ignore[index]
+        for name, each in inside.items()
+    }
+    for modality, one in told["identity"].items():
+        before = around.identity()[modality]["weights"]
+        assert one["weights"] == (f"trained, from {before}" if learned.get(modality) else before)
+        assert f"| {modality} | {one['kind']} | {one['weights']} |" in text
+    assert told["parameters"]["model"] >= sum(learned.values()) > 0 or not learned
+    assert f"and {told['parameters']['encoders']:,} frozen ones" in text
+    assert bool(told["parameters"]["encoders"]) == (not all(learned.get(modality) for modality in told["identity"]))
