@@ -7,6 +7,7 @@ pass by, into a FASTA file for MMseqs2.
 """
 
 import heapq
+import logging
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,8 @@ HELD = 256 << 20  # bytes of all partitions' facts read ahead
 SMALLEST = 64 << 10  # bytes of one partition's
 LETTERS = "".join(chr(c).upper() if chr(c).isascii() and chr(c).isalpha() else "X" for c in range(256))
 FASTA = "sequences.fasta"
-HOMOLOGS, KEYS = "homologs", "keys"
+HOMOLOGS, KEYS, ABSENT = "homologs", "keys", "absent"
+log = logging.getLogger(__name__)
 Splits = NDArray[np.uint8]
 
 
@@ -39,7 +41,8 @@ class Summary:
     splits: proteins in each. shares: asked for and reached. mmseqs: version, commands and clusters, and what counts as
     relatives. joined: pairs, by what joins them. components: sets that nothing joins with another. sizes: of these.
     largest: the largest one's smallest key, and its size. to_train: components and proteins that SplitConfig.largest
-    sent there. held_out: proteins of each held-out species, those held out by key, and homologs of these in others.
+    sent there. held_out: proteins of each held-out species, those held out by key, keys of nobody (`absent`), and
+    homologs of the held-out ones in others.
     """
 
     method: str
@@ -62,7 +65,8 @@ class Crowd:
 
     held: 1 for a protein that is held out, of a species or by its key. taxon: its own if that is held out, else 0.
     letters: a hash of its sequence, 0 without one. links: by kind, hashes of links and the numbers of proteins that
-    have them. isoforms: numbers of proteins that belong to the one before.
+    have them. absent: keys to be held out that no protein has. isoforms: numbers of proteins that belong to the one
+    before.
     """
 
     partition: "array[int]" = field(default_factory=lambda: array("I"))
@@ -71,6 +75,7 @@ class Crowd:
     taxon: "array[int]" = field(default_factory=lambda: array("I"))
     letters: "array[int]" = field(default_factory=lambda: array("Q"))
     links: "dict[str, tuple[array[int], array[int]]]" = field(default_factory=dict)
+    absent: set[str] = field(default_factory=set)
     isoforms: "array[int]" = field(default_factory=lambda: array("q"))
 
 
@@ -101,11 +106,7 @@ def assign(place: Place, facts: Sequence[str], config: SplitConfig, folder: Path
             f"split.held_out_taxa: no protein here is of NCBI taxon {', '.join(missing)}; correct the number, or read "
             "entries or tables that have taxon ids"
         )
-    if config.held_out_keys and not any(crowd.held):
-        raise ValueError(
-            f"split.held_out_keys: no protein here has one of the {len(config.held_out_keys)} keys, the first of which "
-            f"is {config.held_out_keys[0]!r}; give keys as samples have them (accessions)"
-        )
+    _check_keys(crowd, config)
     root = components.alone(len(crowd.own))
     joined = link(crowd, root)
     drawn, mmseqs = draw_components(root, crowd, config), {}
@@ -130,10 +131,25 @@ def assign(place: Place, facts: Sequence[str], config: SplitConfig, folder: Path
     )
 
 
+def _check_keys(crowd: Crowd, config: SplitConfig) -> None:
+    """Say which keys hold nobody out. ValueError where none does."""
+    count, absent = len(set(config.held_out_keys)), sorted(crowd.absent)
+    if not absent:
+        return
+    told = f"{', '.join(absent[:5])}{', …' if len(absent) > 5 else ''}"
+    if len(absent) == count:
+        raise ValueError(
+            f"split.held_out_keys: no protein here has one of the {count} keys, {told}; give keys as samples have them "
+            "(accessions)"
+        )
+    log.warning("split.held_out_keys: no protein here has %d of the %d keys: %s", len(absent), count, told)
+
+
 def gather(place: Place, names: Sequence[str], config: SplitConfig, fasta: Path) -> Crowd:
     """Go through all facts once. Sequences go to `fasta`, under their proteins' numbers, if they are to be compared."""
     crowd, before = Crowd(), ""
     taxa, keys = set(config.held_out_taxa), set(config.held_out_keys)
+    crowd.absent.update(keys)
     wanted = config.method == "cluster"
     with open(fasta, "w", encoding="ascii") as file:
         for number, (key, partition, each) in enumerate(merged(place, names)):
@@ -141,6 +157,7 @@ def gather(place: Place, names: Sequence[str], config: SplitConfig, fasta: Path)
             crowd.own.append(draw(key, config))
             crowd.taxon.append(each.taxon if each.taxon in taxa else 0)
             crowd.held.append(each.taxon in taxa or key in keys)
+            crowd.absent.discard(key)
             if parent(key) != key and parent(key) == parent(before):  # `P12345` comes just before `P12345-2`
                 crowd.isoforms.append(number)
             for link in each.links:
@@ -238,7 +255,7 @@ def held_out(drawn: Drawn, crowd: Crowd, config: SplitConfig) -> dict[str, int]:
     taxon, held = np.asarray(crowd.taxon), np.asarray(crowd.held, dtype=bool)
     told = {str(id): int((taxon == id).sum()) for id in config.held_out_taxa}
     if config.held_out_keys:
-        told[KEYS] = int((held & (taxon == 0)).sum())
+        told |= {KEYS: int((held & (taxon == 0)).sum()), ABSENT: len(crowd.absent)}
     return {**told, HOMOLOGS: int((drawn.fixed & ~held).sum())} if told else {}
 
 

@@ -132,7 +132,7 @@ def test_a_held_out_species_that_is_not_there_is_an_error(tmp_path):
         assigned(tmp_path / "a", crowd(), config(held_out_taxa=(4932, 49320)))
 
 
-def test_proteins_held_out_by_key_take_their_relatives_along(tmp_path):
+def test_proteins_held_out_by_key_take_their_relatives_along(tmp_path, caplog):
     facts = crowd()
     keys = tuple(f.key for f in facts[::40])
     of, summary = assigned(
@@ -141,9 +141,15 @@ def test_proteins_held_out_by_key_take_their_relatives_along(tmp_path):
     related = {key for group in sets(facts, ("gene", "antibody")) if {*keys} & {*group} for key in group} - {*keys}
     assert {of[key] for key in keys} == {of[key] for key in related} == {"test"} and len(related) > 5
     assert {of[f.key] for f in facts if f.key not in related | {*keys}} == {"train", "valid"}
-    assert summary.held_out == {"keys": len(keys), "homologs": len(related)}  # that Q0 is not here shows as one less
-    with pytest.raises(ValueError, match=r"no protein here has one of the 1 keys, the first of which is 'Q0'"):
-        assigned(tmp_path / "b", facts, config(held_out_keys=("Q0",)))
+    assert summary.held_out == {"keys": len(keys), "absent": 1, "homologs": len(related)}
+    assert f"no protein here has 1 of the {len(keys) + 1} keys: Q0" in caplog.text
+    for taxa in ((), (4932,)):
+        with pytest.raises(
+            ValueError, match=r"no protein here has one of the 7 keys, Q0, Q1, Q2, Q3, Q4, …; give keys as"
+        ):
+            assigned(
+                tmp_path / f"b{len(taxa)}", facts, config(held_out_keys=[f"Q{i}" for i in range(7)], held_out_taxa=taxa)
+            )
 
 
 def test_settings_of_clusters_are_refused_where_nothing_is_compared():
