@@ -27,8 +27,8 @@ WHAT = "structure encoder (egnn)"
 
 
 class EgnnConfig(Config):
-    """weights: `random`, or a `.safetensors` file of ours. hidden: W. nearest: neighbours of a residue. max_length:
-    structure residues seen, None for all.
+    """weights: `random`, the folder of an exported model, or a `.safetensors` file of ours. hidden: W. nearest:
+    neighbours of a residue. max_length: structure residues seen, None for all.
     """
 
     kind: Literal["egnn"] = "egnn"
@@ -117,9 +117,9 @@ class Egnn(nn.Module):
 class Layer(nn.Module):
     """m_ij = φ_e(h_i, h_j, ‖x_i − x_j‖², a_ij); x_i += mean_j (x_i − x_j) φ_x(m_ij); h_i += φ_h(h_i, Σ_j m_ij).
 
-    a_ij is an embedding of the distance along the chain. Nodes are normed before they are read, and the sum over
-    neighbours is divided by the square root of their number, so that depth does not make them grow. moves: not in the
-    last layer, after which nobody asks where residues are.
+    a_ij is an embedding of the distance along the chain; φ_x ends in a tanh, so that nobody is thrown far. Nodes are
+    normed before they are read, and the sum over neighbours is divided by the square root of their number, so that
+    depth does not make them grow. moves: not in the last layer, after which nobody asks where residues are.
     """
 
     def __init__(self, width: int, moves: bool = True):

@@ -36,7 +36,8 @@ WHAT = "structure encoder (gvp)"
 
 
 class GvpConfig(Config):
-    """weights: `random`, or a `.safetensors` file of ours. Defaults are the published size.
+    """weights: `random`, the folder of an exported model, or a `.safetensors` file of ours. Defaults are the published
+    size.
 
     nearest: neighbours of a residue. scalars, vectors: channels of a node; edge_scalars, edge_vectors: of an edge.
     max_length: structure residues seen, None for all.
@@ -177,7 +178,8 @@ class Norm(nn.Module):
 
 
 class Layer(nn.Module):
-    """Messages of all neighbours, averaged, and then a step of each node by itself; both added to normed nodes."""
+    """Messages of all neighbours, averaged, and then a step of each node by itself. Both are made of normed nodes and
+    added to the nodes as they were; the paper norms after adding."""
 
     def __init__(self, node: tuple[int, int], edge: tuple[int, int]):
         super().__init__()

@@ -38,6 +38,8 @@ from pretrain.sample import CHANNELS, Modality
 class UnimodalConfig(Config):
     """modality: whose encoder, `encoders.<modality>`, is trained. masked: share of residues that are asked for.
     patches: share of an image's. distances, angles: bins, of 0 to `farthest` Å and of 0 to 180°.
+
+    It sees proteins up to the encoder's `max_length` and is asked for all that it sees: `encoders.crop` cuts nothing.
     """
 
     kind: Literal["unimodal"] = "unimodal"

@@ -233,3 +233,41 @@ def test_a_layer_of_egnn_is_its_equations() -> None:
             torch.testing.assert_close(found.points[i], graph.points[i] + moved / len(sources), rtol=1e-5, atol=1e-5)
             node = graph.nodes[i] + layer.node(torch.cat([normed[i], heard / math.sqrt(len(sources))]))
             torch.testing.assert_close(found.nodes[i], node, rtol=1e-4, atol=1e-4)
+
+
+def test_edges_of_gvp_are_those_of_a_slow_twin() -> None:
+    structures = batch([9, 4], gap=4)
+    source, target = torch.tensor([3, 0, 8, 10]), torch.tensor([5, 8, 0, 12])
+    lengths, ways = gvp.between(structures, source, target)
+    points, places = structures.coordinates[:, 1].double(), structures.positions.tolist()
+    for edge, (j, i) in enumerate(zip(source.tolist(), target.tolist(), strict=True)):
+        away = points[j] - points[i]
+        far, apart = float(away.norm()), places[j] - places[i]
+        bumps = [math.exp(-(((far - 20 * k / 15) / (20 / 16)) ** 2)) for k in range(16)]
+        turns = [apart / 10_000 ** (2 * k / 16) for k in range(8)]
+        want = [*bumps, *map(math.cos, turns), *map(math.sin, turns)]
+        assert lengths[edge].tolist() == pytest.approx(want, abs=1e-4)
+        torch.testing.assert_close(ways[edge, 0].double(), away / far, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_layer_of_gvp_is_its_equations() -> None:
+    """Messages edge by edge, their mean, and the step; a residue that nobody is near hears 0."""
+    encoder, structures = Gvp.build(GVP), without(batch([9, 4, 1]), [2], 1)
+    graph, layer = encoder.begin(structures), encoder.layers[0]
+    assert isinstance(layer, gvp.Layer)
+    found, normed = layer(graph).nodes, layer.norm(graph.nodes)
+    for i in range(14):
+        heard = [torch.zeros(12), torch.zeros(4, 3)]
+        edges = [e for e, target in enumerate(graph.target.tolist()) if target == i]
+        assert bool(edges) == (i not in (2, 13))
+        for e in edges:
+            j = int(graph.source[e])
+            scalars = torch.cat([normed.scalars[j], normed.scalars[i], graph.edges.scalars[e]])
+            vectors = torch.cat([normed.vectors[j], normed.vectors[i], graph.edges.vectors[e]])
+            told = layer.message(Pair(scalars, vectors))
+            heard = [total + part / len(edges) for total, part in zip(heard, told, strict=True)]
+        node = Pair(graph.nodes.scalars[i] + heard[0], graph.nodes.vectors[i] + heard[1])
+        step = layer.step(layer.step_norm(node))
+        torch.testing.assert_close(found.scalars[i], node.scalars + step.scalars, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.vectors[i], node.vectors + step.vectors, rtol=1e-4, atol=1e-5)
