@@ -2,7 +2,7 @@
 whether embeddings still tell proteins apart."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
@@ -163,12 +163,17 @@ def _between(every: Mapping[Modality, _Embeddings], codes: Tensor, k: int) -> di
         if not bool(both.any()):
             continue
         left, right = every[a].of(both), every[b].of(both)
-        texts = codes[both].tolist() if Modality.FUNCTION in (a, b) else None
+        texts = _texts(codes[both]) if Modality.FUNCTION in (a, b) else None
         with _named(f"{a}-{b}"):
             found["retrieval"][f"{a}-{b}"] = recall_at_k(left, right, k, texts)
             found["centred"][f"{a}-{b}"] = recall_at_k(left - left.mean(0), right - right.mean(0), k, texts)
             found["alignment"][f"{a}-{b}"] = alignment(left, right)
     return found
+
+
+def _texts(codes: Tensor) -> list[Hashable]:
+    """What is equal where texts are: function may be GO terms without a text, and these have nothing in common."""
+    return [code or ("no text", i) for i, code in enumerate(codes.tolist())]
 
 
 def _clouds(every: Mapping[Modality, _Embeddings]) -> dict[str, Cloud]:

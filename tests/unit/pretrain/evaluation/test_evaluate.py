@@ -88,6 +88,18 @@ def test_retrieval_is_over_proteins_that_have_both():
     assert found["sequence-function"].chance > 2 / 7  # two proteins share a text
 
 
+def test_annotations_without_a_text_are_not_all_the_same():
+    """A model that reads GO terms has function of proteins without a text; these do not count as each other's partners."""
+
+    def collapsed(batch):
+        losses, embedded = forward(batch)
+        everywhere, same = torch.ones(len(batch), dtype=torch.bool), torch.ones(len(batch), 5)
+        return losses, {SEQUENCE: embedded[SEQUENCE], FUNCTION: (same, everywhere)}
+
+    found = validate(collapsed, [batch_of([[]] * 6)], k=1).retrieval["sequence-function"]
+    assert found.chance == pytest.approx(1 / 6) and found.recall < 0.5
+
+
 def test_centred_retrieval_sees_through_an_offset():
     """Modalities that agree but for a long common vector: plain recall suffers, centred does not."""
 
