@@ -11,7 +11,7 @@ from pretrain.batch import Tokens, lengths_of, offsets_of
 from pretrain.layers import flops
 from pretrain.layers.fusion import BRANCHES, Exchange, Joint
 from pretrain.layers.projection import Projection
-from pretrain.layers.transformer import SelfBlock
+from pretrain.layers.transformer import SelfBlock, through
 from pretrain.sample import Modality
 
 
@@ -57,7 +57,7 @@ class Round(nn.Module):
     def forward(self, *rows: Tensor, joint: Joint) -> tuple[Tensor, ...]:
         """rows: [N_m, width] of each branch that the model has, sequence first."""
         blocks = zip(self.blocks.items(), rows, strict=True)
-        found = tuple(block(each, joint.rows[Modality(name)]) for (name, block), each in blocks)
+        found = tuple(through(block, each, joint.rows[Modality(name)]) for (name, block), each in blocks)
         return found if self.exchange is None else self.exchange(*found, joint)
 
     def flops(self, joint: Joint) -> int:

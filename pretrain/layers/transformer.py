@@ -15,9 +15,7 @@ from pretrain.layers.attention import attention, weights
 
 
 class Transformer(nn.Module):
-    """`depth` self-attention blocks and a last norm. recompute: blocks keep their input and run again in backward."""
-
-    recompute = False
+    """`depth` self-attention blocks and a last norm."""
 
     def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0):
         super().__init__()
@@ -26,7 +24,7 @@ class Transformer(nn.Module):
 
     def forward(self, rows: Tensor, offsets: Tensor) -> Tensor:
         for block in self.blocks:
-            rows = _again(block, rows, offsets) if self.recompute and torch.is_grad_enabled() else block(rows, offsets)
+            rows = through(block, rows, offsets)
         return self.norm(rows)
 
     def looks(self, rows: Tensor, offsets: Tensor) -> list[list[Tensor]]:
@@ -44,7 +42,9 @@ class Transformer(nn.Module):
 
 
 class SelfBlock(nn.Module):
-    """x + Attention(norm x), then x + MLP(norm x), within each segment."""
+    """x + Attention(norm x), then x + MLP(norm x), within each segment. recompute: see `through`."""
+
+    recompute = False
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
         super().__init__()
@@ -134,18 +134,31 @@ class Mark(nn.Module):
         return rows + self.vector
 
 
+def through(block: nn.Module, rows: Tensor, offsets: Tensor) -> Tensor:
+    """The block's rows; where `recompute` asks for it, it keeps its input only and runs again in the backward pass."""
+    return _again(block, rows, offsets) if block.recompute and torch.is_grad_enabled() else block(rows, offsets)
+
+
 def recompute(model: nn.Module) -> None:
-    """Let every transformer in `model` keep its blocks' inputs only, and run blocks again in the backward pass."""
-    for module in model.modules():
-        if isinstance(module, Transformer):
-            module.recompute = True
+    """Let self-attention blocks in `model` keep their inputs only. ValueError for a model that has none."""
+    blocks = [module for module in model.modules() if isinstance(module, SelfBlock)]
+    if not blocks:
+        raise ValueError(
+            "engine.activation_checkpointing: this model has no transformer blocks but its encoders', whose layers "
+            "keep all that they compute; leave it out"
+        )
+    for block in blocks:
+        block.recompute = True
 
 
 def compiled(model: nn.Module) -> None:
-    """Compile every block in `model`, in place, for any number of rows; ragged attention stays as it is."""
-    for module in model.modules():
-        if isinstance(module, SelfBlock | CrossBlock):
-            module.compile(dynamic=True)
+    """Compile every block in `model`, in place, for any number of rows; ragged attention stays as it is. ValueError for
+    a model that has none."""
+    blocks = [module for module in model.modules() if isinstance(module, SelfBlock | CrossBlock)]
+    if not blocks:
+        raise ValueError("engine.compile: this model has no transformer blocks but its encoders'; leave it out")
+    for block in blocks:
+        block.compile(dynamic=True)
 
 
 def _again(block: nn.Module, rows: Tensor, offsets: Tensor) -> Tensor:

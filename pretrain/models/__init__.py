@@ -21,13 +21,7 @@ from pretrain.models.unimodal import Unimodal, UnimodalConfig
 from pretrain.sample import Modality
 
 ModelConfig = Annotated[
-    AmmaConfig
-    | AlignProConfig
-    | BihierarchicalConfig
-    | FourfoldConfig
-    | SsgiConfig
-    | TwoTowerConfig
-    | UnimodalConfig,
+    AmmaConfig | AlignProConfig | BihierarchicalConfig | FourfoldConfig | SsgiConfig | TwoTowerConfig | UnimodalConfig,
     Field(discriminator="kind"),
 ]
 Model = Amma | AlignPro | Bihierarchical | Fourfold | Ssgi | TwoTower | Unimodal

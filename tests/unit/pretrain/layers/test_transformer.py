@@ -138,3 +138,9 @@ def test_compiled_blocks_give_the_same_for_any_lengths():
     scale = max(float(each.abs().max()) for each in plain if each.numel())
     for a, b in zip(plain, fast, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("setting", [recompute, compiled])
+def test_a_setting_that_would_do_nothing_is_refused(setting: Callable[[nn.Module], None]):
+    with pytest.raises(ValueError, match=r"engine\.(activation_checkpointing|compile): this model has no transformer"):
+        setting(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)))

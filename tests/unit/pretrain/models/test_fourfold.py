@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.batch import Embeddings, Features, Loss, Tokens, offsets_of
 from pretrain.layers.fusion import BRANCHES, Joint
+from pretrain.layers.transformer import SelfBlock, recompute
 from pretrain.masking import draw_masks
 from pretrain.models.fourfold import Fourfold, FourfoldConfig
 from pretrain.objectives.contrastive import collect
@@ -270,6 +271,20 @@ def test_the_count_of_operations_is_torchs(name: str) -> None:
         assert isinstance(losses, dict)
         sum_of(losses).backward()
     assert model.flops(batch) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_layers_of_the_rounds_are_recomputed_too(proteins, widths) -> None:
+    """Each runs once more in the backward pass, and gradients stay the same to the bit."""
+    found, runs = [], {False: 0, True: 0}
+    for again in runs:
+        model = make_model(widths)
+        if again:
+            recompute(model)
+        for block in (part for part in model.rounds.modules() if isinstance(part, SelfBlock)):
+            block.register_forward_pre_hook(lambda *_, again=again: runs.update({again: runs[again] + 1}))
+        found.append(torch.autograd.grad(sum_of(model(*proteins(MIXED))), list(model.parameters())))
+    assert runs == {False: 6, True: 12}
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_tokens_meet_by_residue() -> None:
