@@ -181,10 +181,20 @@ def of_view(modality: Modality) -> str:
 
 def text_codes(batch: Batch) -> Tensor:
     """int64 [B], on the CPU: a hash of each protein's word pieces, equal for equal texts (0 for no text)."""
-    ids, offsets = batch.function.ids.cpu().numpy(), batch.function.offsets.tolist()
-    spans = [ids[start:stop] for start, stop in pairwise(offsets)]
-    hashes = [int.from_bytes(blake2b(span.tobytes(), digest_size=8).digest(), "little", signed=True) for span in spans]
-    return torch.tensor([code if len(span) else 0 for code, span in zip(hashes, spans, strict=True)], dtype=torch.int64)
+    return _codes(batch.function, b"")
+
+
+def term_codes(batch: Batch) -> Tensor:
+    """int64 [B], on the CPU: a hash of each protein's GO terms, equal for the same ones (0 for none), unlike texts'."""
+    assert batch.terms is not None, "the loader was given no vocabulary (InputSpec.terms)"
+    return _codes(batch.terms, b"terms")
+
+
+def _codes(said: Texts | Terms, kind: bytes) -> Tensor:
+    ids, offsets = said.ids.cpu().numpy(), said.offsets.tolist()
+    spans = [ids[start:stop].tobytes() for start, stop in pairwise(offsets)]
+    hashes = [blake2b(span, digest_size=8, person=kind).digest() if span else bytes(8) for span in spans]
+    return torch.tensor([int.from_bytes(each, "little", signed=True) for each in hashes], dtype=torch.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +234,15 @@ class Embeddings:
 
 
 T = TypeVar("T")
+R = TypeVar("R", Sequences, Structures)
+
+
+def of_proteins(record: R, shown: Tensor) -> R:
+    """The rows of the proteins in `shown` (bool [B]); the others have none."""
+    rows = shown[owners_of(record.offsets)]
+    every = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "offsets"}
+    kept = {name: value[rows] for name, value in every.items() if value is not None}
+    return replace(record, **kept, offsets=offsets_of(lengths_of(record.offsets) * shown))
 
 
 def _to(record: T, device: torch.device | str) -> T:

@@ -162,6 +162,21 @@ def drop(lengths: Mapping[Modality, int], dropout: Dropout, rng: np.random.Gener
     return {modality: length if modality in stays else 0 for modality, length in lengths.items()}
 
 
+def not_dropped(
+    lengths: Mapping[Modality, Tensor], seed: int, step: int, slots: Tensor, dropout: Dropout
+) -> dict[Modality, Tensor]:
+    """Modality → bool [B], on its lengths' device: of which proteins it is shown, where they have it and `drop` leaves
+    it. lengths: int64 [B]."""
+    kept = []
+    counts = zip(*(each.tolist() for each in lengths.values()), strict=True)
+    for slot, present in zip(slots.tolist(), counts, strict=True):
+        rng = generator(seed, step, slot, Purpose.DROPOUT)
+        kept.append(drop(dict(zip(lengths, present, strict=True)), dropout, rng))
+    return {
+        m: torch.tensor([each[m] > 0 for each in kept], dtype=torch.bool, device=lengths[m].device) for m in lengths
+    }
+
+
 def hold_out(present: Tensor, seed: int, step: int, slots: Tensor, probability: float) -> Tensor:
     """bool [B, L], on `present`'s device: which of a protein's L levels are held out, those that it has (`present`,
     bool [B, L]) each with this probability. When all would be, one of them, drawn evenly, is not."""

@@ -243,6 +243,13 @@ def to_train(config: EncodersConfig, modalities: Collection[Modality]) -> dict[M
     return found
 
 
+def headless(encoder: Any) -> Any:
+    """The encoder without its language-model head: where nothing asks it, it would get no gradient, and decay."""
+    if isinstance(encoder, Esm) and encoder.head is not None:
+        encoder.head, encoder.config = None, encoder.config.model_copy(update={"head": False})
+    return encoder
+
+
 def _built(modality: Modality, one: Any) -> Encoder:
     """An encoder with its weights; also those of a model that was exported, whose folder `weights` names then."""
     what = f"{modality} encoder ({one.kind})"

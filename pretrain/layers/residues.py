@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pretrain.batch import Batch, Sequences, Structures, Tokens, lengths_of, offsets_of
+from pretrain.batch import Batch, Sequences, Structures, Tokens, lengths_of, of_proteins, offsets_of
 from pretrain.encoders.esm import HIDDEN
 from pretrain.encoders.letters import KINDS, kinds
 from pretrain.layers.projection import Projection, head
 from pretrain.layers.transformer import Transformer
-from pretrain.masking import Dropout, Purpose, drop, generator, hide
+from pretrain.masking import Dropout, hide, not_dropped
+from pretrain.objectives.masked import UNKNOWN
 from pretrain.objectives.reconstruction import reconstruction
 from pretrain.sample import Modality
 
 STATES = "ACDEFGHIKLMNPQRSTVWY"  # of the 3Di alphabet
-UNKNOWN = ord("X")  # how a structure encoder is not told a residue
 SEQUENCE, STRUCTURE = Modality.SEQUENCE, Modality.STRUCTURE
 
 
@@ -147,13 +147,15 @@ def view(batch: Batch, share: float, dropout: Dropout) -> View:
     those of the structure's own chain are.
     """
     letters, chain = letters_of(batch.sequence), batch.structure
-    with_sequence, with_structure = _shown(batch, letters.lengths, lengths_of(chain.offsets), dropout)
+    key = (batch.seed, batch.step, batch.slots.cpu())
+    shown = not_dropped({SEQUENCE: letters.lengths, STRUCTURE: lengths_of(chain.offsets)}, *key, dropout)
+    with_sequence, with_structure = shown[SEQUENCE], shown[STRUCTURE]
     letters = letters.select(with_sequence[letters.owners])
     places = places_of(chain)
     seen, met = inside(letters, batch.window), inside(places, batch.window)
     cut, residue = letters.select(seen), places.select(met)
     residues = join(cut, residue)
-    hidden, _ = hide(lengths_of(residues.offsets).cpu(), batch.seed, batch.step, batch.slots.cpu(), share)
+    hidden, _ = hide(lengths_of(residues.offsets).cpu(), *key, share)
     hidden = hidden.to(letters.offsets.device)
     asked = torch.zeros_like(residues.positions, dtype=torch.uint8)
     asked = asked.index_copy(0, residues.of_structure, residue.values).index_copy(0, residues.of_sequence, cut.values)
@@ -164,7 +166,7 @@ def view(batch: Batch, share: float, dropout: Dropout) -> View:
         hidden,
         asked,
         Sequences(told, letters.offsets),
-        _of(known, with_structure),
+        of_proteins(known, with_structure),
         with_structure[residue.owners],
         torch.zeros_like(residue.values) if chain.states is None else chain.states[met],
     )
@@ -174,16 +176,6 @@ def inside(tokens: Tokens, window: Tensor) -> Tensor:
     """bool [N]: which tokens `Tokens.crop` keeps."""
     bounds = window[tokens.owners]
     return (tokens.positions >= bounds[:, 0]) & (tokens.positions < bounds[:, 1])
-
-
-def _shown(batch: Batch, letters: Tensor, chain: Tensor, dropout: Dropout) -> Tensor:
-    """bool [2, B]: whose sequence and whose structure is shown, of those that have one."""
-    rows = []
-    for slot, *lengths in zip(batch.slots.tolist(), letters.tolist(), chain.tolist(), strict=True):
-        present: dict[Modality, int] = dict(zip((SEQUENCE, STRUCTURE), lengths, strict=True))
-        kept = drop(present, dropout, generator(batch.seed, batch.step, slot, Purpose.DROPOUT))
-        rows.append([kept[SEQUENCE] > 0, kept[STRUCTURE] > 0])
-    return torch.tensor(rows, dtype=torch.bool, device=letters.device).reshape(-1, 2).T
 
 
 def _key(owners: Tensor, positions: Tensor) -> Tensor:
@@ -205,13 +197,3 @@ def _without(chain: Structures, hidden: Tensor) -> Structures:
         letters=chain.letters.masked_fill(hidden, UNKNOWN),
         states=None,
     )
-
-
-def _of(chain: Structures, shown: Tensor) -> Structures:
-    """The chains of some proteins (bool [B])."""
-    lengths = lengths_of(chain.offsets)
-    rows = torch.repeat_interleave(shown, lengths)
-    return Structures(
-        chain.coordinates[rows], chain.mask[rows], chain.letters[rows], chain.positions[rows], chain.confidence[rows],
-        offsets_of(lengths * shown),
-    )  # fmt: skip

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Tokens, of_view, text_codes
 from pretrain.config import Config
-from pretrain.encoders.bundle import Encoder
-from pretrain.encoders.esm import Esm
+from pretrain.encoders.bundle import Encoder, headless
 from pretrain.layers.projection import Head, Temperature, mean, on_sphere
 from pretrain.masking import ViewConfig
 from pretrain.objectives.contrastive import Negatives, Pair, Rows, gather
@@ -103,7 +102,7 @@ class AlignPro(nn.Module):
         self.config, self.modalities, self.terms = config, config.modalities, config.terms
         self.heads = nn.ModuleDict({m.value: Head(widths[m], config.hidden, config.width) for m in self.modalities})
         self.temperatures = nn.ModuleDict({name: Temperature(config.temperature, COLDEST) for name in self.terms})
-        self.trained = nn.ModuleDict({m.value: _bare(trained[m]) for m in config.trains}) if trained else None
+        self.trained = nn.ModuleDict({m.value: headless(trained[m]) for m in config.trains}) if trained else None
 
     def loss_names(self) -> tuple[str, ...]:
         """Every name that `forward` returns a loss for, always all of them."""
@@ -210,10 +209,3 @@ class AlignPro(nn.Module):
             for m in self.modalities
         }
         return Latents(tokens, self._embeddings(features).fused)
-
-
-def _bare(encoder: Encoder) -> Encoder:
-    """The encoder without what only its own pretraining uses: that would get no gradient, and decay."""
-    if isinstance(encoder, Esm) and encoder.head is not None:
-        encoder.head, encoder.config = None, encoder.config.model_copy(update={"head": False})
-    return encoder

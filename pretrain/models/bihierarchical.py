@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 from pretrain.batch import Batch, Embeddings, Features, Latents, Losses, Tokens, lengths_of
 from pretrain.config import Config
 from pretrain.data.labels import LabelKind
-from pretrain.encoders.bundle import Encoder
+from pretrain.encoders.bundle import Encoder, headless
 from pretrain.encoders.egnn import Egnn
 from pretrain.encoders.esm import Esm
 from pretrain.encoders.gearnet import GearNet
@@ -99,8 +99,7 @@ class Bihierarchical(nn.Module):
         layers, groups = len(plm.layers), len(gnn.layers)
         if config.fusion == "hierarchical" and layers < groups:
             raise ValueError(f"{layers} layers of esm do not make {groups} groups, one per layer of {gnn.config.kind}")
-        plm.head, plm.config = None, plm.config.model_copy(update={"head": False})  # residues are told from fused rows
-        plm.requires_grad_(not config.freeze_plm)
+        headless(plm).requires_grad_(not config.freeze_plm)  # residues are told from fused rows
         self.config, self.modalities = config, config.modalities
         self.groups = [range(*ends) for ends in pairwise(round(i * layers / groups) for i in range(groups + 1))]
         self.trained: nn.ModuleDict | None = nn.ModuleDict({SEQUENCE.value: plm, STRUCTURE.value: gnn})

@@ -2,7 +2,8 @@
 
 1. Residues: a share of them is hidden, in sequence and structure at once; a transformer over what is left of both tells
    their letters (cross entropy) and their structure.
-2. Proteins: what GO annotations and images say is brought near to what the residues say, by InfoNCE over the step.
+2. Proteins: what GO annotations and images say is brought near to what the residues say, by InfoNCE over the step;
+   annotations in common, the same terms or the same text, are positives.
 3. A protein's terms, its text, its images and one global token read its residues: one vector (`layers.levels`).
 
 What reads the residues must not have been told what is hidden. A frozen encoder's features of a neighbour have: they
@@ -37,12 +38,13 @@ from pretrain.batch import (
     Structures,
     Tokens,
     lengths_of,
+    term_codes,
+    text_codes,
 )
 from pretrain.config import Config
 from pretrain.data.ontology import Vocabulary
-from pretrain.encoders.bundle import ENCODERS, Encoder
+from pretrain.encoders.bundle import ENCODERS, Encoder, headless
 from pretrain.encoders.egnn import EgnnConfig
-from pretrain.encoders.esm import Esm
 from pretrain.encoders.gearnet import GearNetConfig
 from pretrain.encoders.gvp import GvpConfig
 from pretrain.encoders.weights import RANDOM
@@ -64,7 +66,8 @@ from pretrain.objectives.contrastive import Negatives, Rows, gather
 from pretrain.sample import Modality
 
 SEQUENCE, STRUCTURE, FUNCTION, IMAGE = Modality
-LEVELS = ("residues", "terms", "text", "image")
+ANNOTATIONS = ("terms", "text")
+LEVELS = ("residues", *ANNOTATIONS, "image")
 FUSED, HELD = "fused", "held/"
 
 
@@ -164,7 +167,7 @@ class Ssgi(nn.Module):
             raise ValueError("the model reads GO terms, and was given none: model.terms=false does without")
         self.config, self.modalities, self.levels = config, config.modalities, config.levels
         self.terms, width = terms if config.reads_terms else None, config.width
-        self.trained: Any = nn.ModuleDict({m.value: _headless(one) for m, one in trained.items()})
+        self.trained: Any = nn.ModuleDict({m.value: headless(one) for m, one in trained.items()})
         residues = {m: widths[m] for m in self.modalities if m in (SEQUENCE, STRUCTURE)}
         self.geometry: Any = None
         if STRUCTURE in residues and config.structure == "features":
@@ -294,7 +297,10 @@ class Ssgi(nn.Module):
         vectors[FUSED] = self.decoders[FUSED](self._fused(levels, latents, held))
         there = self._with_held(present, held)
         embeddings = {name: vectors[name] * rows.unsqueeze(1) for name, rows in there.items()}
-        return Rows(embeddings, there, self.pairs, self.temperature())  # type: ignore[arg-type]
+        said = [text_codes(batch), *([term_codes(batch)] if self.terms else [])] if FUNCTION in self.modalities else []
+        codes = torch.stack(said, 1).to(batch.slots.device) if said else None
+        grouped = [pair for pair in self.pairs if said and pair[1].removeprefix(HELD) in ANNOTATIONS]
+        return Rows(embeddings, there, self.pairs, self.temperature(), codes, grouped)  # type: ignore[arg-type]
 
     def _read(self, encoded: dict[Modality, Tokens], *modalities: Modality) -> tuple[Residues, Tokens]:
         """Residues and their latents, of these modalities alone."""
@@ -308,7 +314,7 @@ class Ssgi(nn.Module):
         _, together = self._read(encoded, SEQUENCE, STRUCTURE)
         levels, present = self.proteins(features, batch), self._present(batch, together)
         vectors = {level: vector * present[level].unsqueeze(1) for level, vector in levels.vectors.items()}
-        annotated = [level for level in ("terms", "text") if level in vectors]
+        annotated = [level for level in ANNOTATIONS if level in vectors]
         values, there = {}, {}
         for m in self.modalities:
             if m in encoded:
@@ -332,13 +338,6 @@ class Ssgi(nn.Module):
         }
         none = _none(self._present(batch, together))
         return Latents(tokens, self._fused(self.proteins(features, batch), together, none))
-
-
-def _headless(encoder: Encoder | None) -> Any:
-    """The encoder without its language-model head: letters are told from latents that know the structure, too."""
-    if isinstance(encoder, Esm) and encoder.head is not None:
-        encoder.head, encoder.config = None, encoder.config.model_copy(update={"head": False})
-    return encoder
 
 
 def _none(present: dict[str, Tensor]) -> dict[str, Tensor]:

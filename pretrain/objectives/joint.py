@@ -6,24 +6,33 @@ the sequence; where there is none, of the structure (`pretrain.layers.fusion.Joi
 Legend: B proteins, R residues of the batch, N rows of a branch, D width.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Literal, Self, TypeVar
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from pretrain.batch import Batch, Labels, Loss, Losses, Sequences, Structures, Tokens, lengths_of, offsets_of, owners_of
+from pretrain.batch import (
+    Batch,
+    Labels,
+    Loss,
+    Losses,
+    Sequences,
+    Structures,
+    Tokens,
+    lengths_of,
+    of_proteins,
+    owners_of,
+)
 from pretrain.config import Config
 from pretrain.data.labels import LabelKind, Task
 from pretrain.encoders.esm import HIDDEN
 from pretrain.layers.fusion import SEQUENCE, STRUCTURE, Joint, Rows
 from pretrain.layers.projection import mean
-from pretrain.masking import Dropout, Purpose, drop, generator, hide, mates
+from pretrain.masking import Dropout, hide, mates, not_dropped
 from pretrain.objectives.masked import UNKNOWN, Guesses, changed, entropy, head, known, measured, without
-from pretrain.sample import Modality
 
 
 class MaskedConfig(Config):
@@ -140,26 +149,14 @@ class Masked(nn.Module):
         triples = places[STRUCTURE][torch.cat([there.nonzero(), pairs[there]], 1)]
         told = replace(sequence, letters=changed(sequence.letters, *at[SEQUENCE], HIDDEN))
         seen = replace(seen, letters=changed(structure.letters, *at[STRUCTURE], UNKNOWN))
-        shown = self._shown(batch)
+        present = {m: lengths_of(joint.rows[m]) for m in places}
+        shown = not_dropped(present, *key, self.config.dropout)
         places = {m: places[m][shown[m][owners_of(joint.rows[m])]] for m in places}
         met = torch.zeros_like(asked).index_fill(0, torch.cat(list(places.values())), True)
         return Question(
-            _of(told, shown[SEQUENCE]), _of(seen, shown[STRUCTURE]), joint.offsets, places,
+            of_proteins(told, shown[SEQUENCE]), of_proteins(seen, shown[STRUCTURE]), joint.offsets, places,
             asked & met, letters, triples, measured(structure, pairs[there], there),
         )  # fmt: skip
-
-    def _shown(self, batch: Batch) -> Mapping[Modality, Tensor]:
-        """Branch → bool [B], whether a protein's sequence or structure is shown."""
-        counts = [lengths_of(each.offsets).tolist() for each in (batch.sequence, batch.structure)]
-        kept = []
-        for slot, *lengths in zip(batch.slots.tolist(), *counts, strict=True):
-            rng = generator(batch.seed, batch.step, slot, Purpose.DROPOUT)
-            kept.append(drop(dict(zip((SEQUENCE, STRUCTURE), lengths, strict=True)), self.config.dropout, rng))
-        device = batch.sequence.offsets.device
-        return {
-            m: torch.tensor([each[m] > 0 for each in kept], dtype=torch.bool, device=device)
-            for m in (SEQUENCE, STRUCTURE)
-        }
 
 
 class Supervised(nn.Module):
@@ -211,14 +208,3 @@ class Supervised(nn.Module):
             return rows, every[rows]
         values = labels.values[rows[labels.present]]
         return rows, values.long() if self.config.task == "class" else values
-
-
-T = TypeVar("T", Sequences, Structures)
-
-
-def _of(record: T, shown: Tensor) -> T:
-    """The rows of the proteins in `shown` (bool [B]); the others have none."""
-    rows = shown[owners_of(record.offsets)]
-    every = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "offsets"}
-    kept = {name: value[rows] for name, value in every.items() if value is not None}
-    return replace(record, **kept, offsets=offsets_of(lengths_of(record.offsets) * shown))

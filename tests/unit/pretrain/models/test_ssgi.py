@@ -8,7 +8,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from pretrain import models
 from pretrain.batch import Batch, Embeddings, Features, Tokens, lengths_of
@@ -17,7 +16,7 @@ from pretrain.layers.residues import view
 from pretrain.masking import Purpose, generator, hold_out
 from pretrain.models.ssgi import FUSED, HELD, Ssgi, SsgiConfig
 from pretrain.sample import Function, Modality, Sample, Term, Text
-from tests.models import MODELS, TERMS, batch_of, build, encoders_config, sample, subsets
+from tests.models import ABOVE, MODELS, TERMS, batch_of, build, encoders_config, sample, subsets
 
 SEQUENCE, STRUCTURE, FUNCTION, IMAGE = Modality
 KINDS = [name for name in MODELS if name.startswith("ssgi")]
@@ -161,9 +160,24 @@ def test_levels_are_held_out_as_often_as_asked_and_never_all() -> None:
     assert hold_out(present[:0], 1, 2, slots[:0], 0.3).shape == (0, 4)
 
 
+def annotated() -> list[Sample]:
+    """Those of `mixed`; of some the same is said: by terms, by a text, or by both in a chain."""
+    said = {0: (0, "a"), 1: (0, "b"), 2: (1, "b"), 3: (2, "c"), 4: (3, "c"), 7: (4, "d")}
+    names = list(ABOVE)
+    return [
+        one if i not in said
+        else replace(one, function=Function((Term(names[said[i][0]], "IDA"),), (Text(said[i][1] * 3, "a"),)))
+        for i, one in enumerate(mixed())
+    ]  # fmt: skip
+
+
+ALIKE = {0: 0, 1: 0, 2: 0, 3: 3, 4: 3}  # of `annotated`: who is whose positive; the others are alone
+
+
 def test_levels_are_compared_as_a_slow_twin_does() -> None:
+    """Where annotations are compared, proteins of which the same is said are each other's positives."""
     model, encoders = made()
-    batch = batch_of(mixed(), encoders)
+    batch = batch_of(annotated(), encoders)
     features = encoders(batch)
     losses, rows = model(features, batch), model(features, batch, task="negatives")
     temperature = float(model.temperature().detach())
@@ -172,16 +186,21 @@ def test_levels_are_compared_as_a_slow_twin_does() -> None:
         *((FUSED, HELD + level) for level in model.levels),
     ]
     assert list(rows.pairs) == names
+    several = set()
     for a, b in names:
-        both = (rows.present[a] & rows.present[b]).nonzero().squeeze(1)
-        loss = losses[f"contrastive/{a}-{b.removeprefix(HELD)}"]
+        both = (rows.present[a] & rows.present[b]).nonzero().squeeze(1).tolist()
+        level = b.removeprefix(HELD)
+        loss = losses[f"contrastive/{a}-{level}"]
         assert loss.count == len(both)
         scores = rows.embeddings[a][both] @ rows.embeddings[b][both].T / temperature
-        own = torch.arange(len(both))
+        group = [ALIKE.get(i, i) if level in ("terms", "text") else i for i in both]
+        targets = torch.tensor([[float(g == h) / group.count(g) for h in group] for g in group]).reshape(scores.shape)
+        several |= {level} if len(set(group)) < len(group) else set()
         slow = torch.zeros(())
         if len(both) > 1:
-            slow = (cross_entropy(scores, own, reduction="sum") + cross_entropy(scores.T, own, reduction="sum")) / 2
+            slow = -(targets * (scores.log_softmax(1) + scores.T.log_softmax(1))).sum() / 2
         torch.testing.assert_close(loss.sum, slow, atol=1e-4, rtol=1e-5)
+    assert several == {"terms", "text"}
 
 
 @pytest.mark.parametrize("name", KINDS)
