@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import gelu
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain.batch import Embeddings, Features, Loss, Tokens, offsets_of
+from pretrain.batch import Embeddings, Features, Loss, Texts, Tokens, offsets_of
 from pretrain.layers.fusion import BRANCHES, Joint
 from pretrain.layers.transformer import SelfBlock, recompute
 from pretrain.masking import draw_masks
@@ -181,6 +181,24 @@ def test_losses_and_gradients_equal_the_twins(case: str, proteins, widths) -> No
     for (name, _), got, want in zip(model.named_parameters(), ours, theirs, strict=True):
         want = torch.zeros_like(got) if want is None else want
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3 * max(1.0, float(want.abs().max())), msg=name)
+
+
+def test_texts_in_common_are_positives(proteins, widths) -> None:
+    """In pairs with function alone, and each of them as much as another."""
+    model = make_model(widths, masking={"keep": 0.9})
+    features, batch = proteins({m: [4, 5, 6, 7, 3] for m in Modality})
+    said = [[1, 2], [3], [1, 2], [4], [3]]
+    ids = torch.tensor([i for text in said for i in text])
+    batch = replace(batch, function=Texts(ids, offsets_of(torch.tensor([len(text) for text in said]))))
+    losses, rows = model(features, batch), model(features, batch, task="negatives")
+    for a, b in model.config.pairs:
+        both = (rows.present[a] & rows.present[b]).nonzero().squeeze(1).tolist()
+        texts = [said[i] if FUNCTION in (a, b) else [i] for i in both]
+        targets = torch.tensor([[(one == other) / texts.count(one) for other in texts] for one in texts])
+        scores = rows.embeddings[a][both] @ rows.embeddings[b][both].T / model.temperatures[f"{a}-{b}"]()
+        slow = -(targets * (scores.log_softmax(1) + scores.T.log_softmax(1))).sum() / 2
+        torch.testing.assert_close(losses[f"contrastive/{a}-{b}"].sum, slow, rtol=1e-4, atol=1e-4)
+        assert len(both) == 5
 
 
 def test_weights_are_the_configs(proteins, widths) -> None:
