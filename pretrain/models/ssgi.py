@@ -84,10 +84,10 @@ class SsgiConfig(Config):
     """Defaults are of a moderate size; the paper states none.
 
     structure: what hidden residues' structures are told as; geometry: reads structures where that is features. masked:
-    share of the residues that are hidden. dropout: of sequence and structure, whole, never both. held_out:
-    probability that the fusion does not see a level. terms: read GO terms by id, beside texts. depth: of the residue
-    transformer; fusion_depth: rounds of reading. embedding: width of the space in which levels are compared.
-    normalize_targets: layer-norm each structure feature that is to be told.
+    share of the residues that are hidden. dropout: of sequence and structure, whole, never both. held_out: probability
+    that the fusion does not see a level. terms: read GO terms by id, beside texts. depth: of the residue transformer;
+    fusion_depth: rounds of reading. embedding: width of the space in which levels are compared. normalize_targets:
+    layer-norm each structure feature that is to be told.
     """
 
     kind: Literal["ssgi"] = "ssgi"
@@ -136,8 +136,9 @@ class SsgiConfig(Config):
             )
         if self.dropout.function or self.dropout.image:
             raise ValueError("dropout is of sequence and structure; held_out is the one of function and image")
-        if self.geometry.weights != RANDOM:
-            raise ValueError(f'geometry.weights = {self.geometry.weights!r}: it is trained here; "{RANDOM}" it must be')
+        said = [(name, getattr(self.geometry, name)) for name in ("weights", "seed", "max_length")]
+        if wrong := [f"{name} = {one!r}" for name, one in said if one not in (RANDOM, 0, None)]:
+            raise ValueError(f"geometry.{wrong[0]}: it is trained here, begins by the run's seed; leave it out")
         return self
 
 
@@ -297,9 +298,9 @@ class Ssgi(nn.Module):
         vectors[FUSED] = self.decoders[FUSED](self._fused(levels, latents, held))
         there = self._with_held(present, held)
         embeddings = {name: vectors[name] * rows.unsqueeze(1) for name, rows in there.items()}
-        said = [text_codes(batch), *([term_codes(batch)] if self.terms else [])] if FUNCTION in self.modalities else []
-        codes = torch.stack(said, 1).to(batch.slots.device) if said else None
-        grouped = [pair for pair in self.pairs if said and pair[1].removeprefix(HELD) in ANNOTATIONS]
+        grouped = [pair for pair in self.pairs if pair[1].removeprefix(HELD) in ANNOTATIONS]
+        said = [text_codes(batch), *([term_codes(batch)] if self.terms else [])]
+        codes = torch.stack(said, 1).to(batch.slots.device) if grouped else None
         return Rows(embeddings, there, self.pairs, self.temperature(), codes, grouped)  # type: ignore[arg-type]
 
     def _read(self, encoded: dict[Modality, Tokens], *modalities: Modality) -> tuple[Residues, Tokens]:

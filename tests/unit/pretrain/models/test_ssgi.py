@@ -328,7 +328,9 @@ def _lacking(batch: Batch, absent: set[Modality]) -> Batch:
         ({"modalities": ["image", "sequence"]}, "in the order"),
         ({"width": 30, "heads": 4}, "width 30 must be a multiple of heads 4"),
         ({"dropout": {"image": 0.1}}, "held_out is the one of function and image"),
-        ({"geometry": {"kind": "egnn", "weights": "x.safetensors"}}, "it is trained here"),
+        ({"geometry": {"kind": "egnn", "weights": "x.safetensors"}}, r"geometry.weights = 'x.* it is trained"),
+        ({"geometry": {"kind": "gvp", "weights": "random", "seed": 3}}, "geometry.seed = 3: .* by the run's seed"),
+        ({"geometry": {"kind": "gearnet", "weights": "random", "max_length": 9}}, "geometry.max_length = 9: "),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
