@@ -145,13 +145,14 @@ class Exported:
     def attention(self, sample: Sample, by: Modality = Modality.FUNCTION, of: Modality = Modality.SEQUENCE) -> Residues:
         """How much the tokens of `by` attend to each token of `of`: values [L, layers], with their positions.
 
-        Raises ValueError for a model without both, or whose encoder does not join them (AMMA's does), and for a sample
-        that lacks one.
+        Raises ValueError for a model without both, or whose encoder has not learnt to join them (AMMA's has, but in
+        its contrastive variant), and for a sample that lacks one.
         """
-        if not isinstance(self.model, Amma) or not {by, of} <= set(self.modalities):
+        if not isinstance(self.model, Amma) or self.model.contrastive or not {by, of} <= set(self.modalities):
+            variant = f" ({self.model.config.variant})" if isinstance(self.model, Amma) else ""
             raise ValueError(
-                f"attention from {by} to {of} needs a model of kind amma that has both; this one is "
-                f"{self.model.config.kind} with {', '.join(self.modalities)}"
+                f"attention from {by} to {of} needs a model of kind amma that has both and learnt by reconstruction; "
+                f"this one is {self.model.config.kind}{variant} with {', '.join(self.modalities)}"
             )
         spec = replace(self.encoders.spec(), crop=WHOLE)
         features = self.encoders(collate([intake.first(sample, spec)], [0], 0, 0, spec).to(self.device))

@@ -8,8 +8,9 @@ rows of one width, one per residue, the mean of what both branches make of it (`
 graph network's, where there is one). Objectives read these alone, and so does a protein's vector, their mean.
 
 Fusion otherwise, for comparison: `serial`, the language model's output is added to the graph network's first rows (of
-GearNet, whose first are letters, to those after its first layer); `parallel`, both run alone; `cross`, one
-cross-attention between their outputs.
+GearNet, whose first are letters, to those after its first layer); `parallel`, both run alone, and the mean of two
+linear maps is the one that a concatenation of their outputs would go through; `cross`, one cross-attention between
+their outputs.
 """
 
 from collections.abc import Mapping

@@ -132,8 +132,13 @@ def test_attention_from_function_to_residues(model, samples):
 
 
 def test_attention_needs_a_model_that_joins_both(model, samples, monkeypatch):
-    monkeypatch.setattr(model.model, "modalities", (SEQUENCE, STRUCTURE))
-    with pytest.raises(ValueError, match="needs a model of kind amma that has both; this one is amma with sequence"):
+    with monkeypatch.context() as patch:
+        patch.setattr(model.model, "modalities", (SEQUENCE, STRUCTURE))
+        with pytest.raises(ValueError, match=r"kind amma that has both .* amma \(reconstruction\) with seq"):
+            model.attention(samples[0])
+    config = model.model.config.model_copy(update={"variant": "contrastive"})
+    monkeypatch.setattr(model.model, "config", config)
+    with pytest.raises(ValueError, match=r"learnt by reconstruction; this one is amma \(contrastive\)"):
         model.attention(samples[0])
 
 
