@@ -15,6 +15,7 @@ from pretrain.encoders.bundle import EncodersConfig, to_train
 from pretrain.layers.residues import view
 from pretrain.masking import Purpose, generator, hold_out
 from pretrain.models.ssgi import FUSED, HELD, Ssgi, SsgiConfig
+from pretrain.objectives.contrastive import collect
 from pretrain.sample import Function, Modality, Sample, Term, Text
 from tests.models import ABOVE, MODELS, TERMS, batch_of, build, encoders_config, sample, subsets
 
@@ -201,6 +202,28 @@ def test_levels_are_compared_as_a_slow_twin_does() -> None:
             slow = -(targets * (scores.log_softmax(1) + scores.T.log_softmax(1))).sum() / 2
         torch.testing.assert_close(loss.sum, slow, atol=1e-4, rtol=1e-5)
     assert several == {"terms", "text"}
+
+
+def test_a_step_in_parts_is_the_step() -> None:
+    """Losses and gradients, whatever the micro-batches: what is hidden, held out and said alike is the step's."""
+    model, encoders = made()
+    samples = annotated()
+
+    def part(*slots: int) -> tuple[Features, Batch]:
+        batch = batch_of([samples[i] for i in slots], encoders, slots=slots)
+        return encoders(batch), batch
+
+    parts = [part(0, 3, 5), part(), part(1, 2, 4, 6, 7)]
+    negatives = collect([model(*each, task="negatives") for each in parts], [batch.slots for _, batch in parts])
+    found = []
+    for losses in ([model(*part(*range(8)))], [model(*each, negatives) for each in parts]):
+        sums = {name: torch.stack([one[name].sum for one in losses]).sum() for name in model.loss_names()}
+        gradients = torch.autograd.grad(torch.stack([*sums.values()]).sum(), list(model.parameters()))
+        found.append((sums, gradients))
+    (whole, gradients), (several, others) = found
+    torch.testing.assert_close(several, whole, rtol=1e-4, atol=1e-4)
+    for got, want in zip(others, gradients, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3 * max(1.0, float(want.abs().max())))
 
 
 @pytest.mark.parametrize("name", KINDS)
