@@ -145,7 +145,7 @@ class Exported:
     def attention(self, sample: Sample, by: Modality = Modality.FUNCTION, of: Modality = Modality.SEQUENCE) -> Residues:
         """How much the tokens of `by` attend to each token of `of`: values [L, layers], with their positions.
 
-        Raises ValueError for a model without both, or whose encoder has not learnt to join them (AMMA's has, but in
+        Raises ValueError for a model without both, or whose encoder has not learnt to join them (AMMA's has, but not in
         its contrastive variant), and for a sample that lacks one.
         """
         if not isinstance(self.model, Amma) or self.model.contrastive or not {by, of} <= set(self.modalities):

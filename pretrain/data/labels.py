@@ -80,7 +80,7 @@ def read(path: str | Path, kind: LabelKind, dataset: Dataset) -> LabelTable:
     path = Path(path)
     try:
         data = path.read_bytes()
-        lines = data.decode().splitlines()
+        lines = data.decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"data.labels: {path} cannot be read as text: {error}") from error
     places: dict[str, int] = {}

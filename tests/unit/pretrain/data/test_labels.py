@@ -41,6 +41,10 @@ def test_a_label_is_read(tmp_path: Path, dataset: Dataset, kind: LabelKind, labe
     assert found.note.startswith("proteins with a label: 1 of 90 in train, 1 of 20 in valid")
 
 
+def test_the_mark_with_which_some_programs_begin_a_file_is_no_part_of_it(tmp_path: Path, dataset: Dataset) -> None:
+    assert set(table(tmp_path, f"\ufeff{FIRST}\t1\n", LabelKind("class", 2), dataset).labels) == {FIRST}
+
+
 @pytest.mark.parametrize(
     ("kind", "text", "says"),
     [
