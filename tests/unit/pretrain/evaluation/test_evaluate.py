@@ -89,7 +89,7 @@ def test_retrieval_is_over_proteins_that_have_both():
 
 
 def test_annotations_without_a_text_are_not_all_the_same():
-    """A model that reads GO terms has function of proteins without a text; they are not each other's partners."""
+    """A model that reads GO terms has function of proteins without a text: these are not each other's partners."""
 
     def collapsed(batch):
         losses, embedded = forward(batch)

@@ -13,7 +13,6 @@ from pretrain.config import dump, validate
 from pretrain.encoders.bundle import Encoders
 from pretrain.export import export
 from pretrain.inference import load
-from pretrain.models.unimodal import Unimodal
 from pretrain.run import RunConfig
 from tests.models import MODELS, batch_of, build, encoders_config, sample, subsets
 from tests.unit.datasets import write
@@ -81,7 +80,8 @@ def _tells_what_trained(exported: Path, model: torch.nn.Module, around: Encoders
     """The card and the configuration of an exported model, of encoders that trained and of those that did not."""
     told, text = json.loads((exported / "config.json").read_text()), (exported / "README.md").read_text()
     inside = getattr(model, "trained", None)
-    inside = {"": inside} if isinstance(model, Unimodal) else dict(inside.items()) if inside is not None else {}
+    several = dict(inside.items()) if isinstance(inside, torch.nn.ModuleDict) else {"": inside}
+    inside = {} if inside is None else several
     learned = {
         name or model.modalities[0]: sum(p.numel() for p in each.parameters() if p.requires_grad)  # type: ignore[index]
         for name, each in inside.items()
