@@ -101,6 +101,9 @@ def start(config: EngineConfig) -> torch.device:
     timeout = timedelta(minutes=config.timeout_minutes)
     deepspeed.init_distributed("nccl" if cuda else "gloo", timeout=timeout, verbose=False)
     if not cuda:
+        # The gradient of rows taken several times, x[i], is else added up by threads in whatever order they come.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return torch.device("cpu")
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
