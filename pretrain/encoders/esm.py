@@ -23,6 +23,7 @@ from pretrain.encoders import esm_files, weights
 from pretrain.encoders.esm_files import ALPHABET as ALPHABET
 from pretrain.layers import flops
 from pretrain.layers.attention import attention
+from pretrain.layers.transformer import Recomputable, through
 
 BOS, EOS, MASK = (ALPHABET.index(name) for name in ("<cls>", "<eos>", "<mask>"))
 # In its training 15 % of the tokens were hidden, 80 % of those as zero vectors; with fewer hidden, all shrink to match.
@@ -176,7 +177,7 @@ class Esm(nn.Module):
         """Through these layers."""
         hidden = state.hidden
         for i in layers:
-            hidden = self.layers[i](hidden, state.framed.offsets, state.turn)
+            hidden = through(self.layers[i], hidden, state.framed.offsets, state.turn)
         return replace(state, hidden=hidden)
 
     def finish(self, state: Hidden) -> Tensor:
@@ -184,7 +185,7 @@ class Esm(nn.Module):
         return self.norm(state.hidden)[state.framed.inner]
 
 
-class Layer(nn.Module):
+class Layer(Recomputable):
     """x + Attention(norm x), then x + MLP(norm x); queries and keys turned by position, where it is not in x."""
 
     def __init__(self, width: int, heads: int):

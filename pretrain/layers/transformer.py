@@ -5,6 +5,8 @@ Everything is rows [N, width] and offsets [B + 1]; zero rows are a normal input.
 ZeRO-3 gathers a module's parameters around its forward and frees them after it.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
@@ -41,10 +43,14 @@ class Transformer(nn.Module):
         return sum(block.flops(lengths) for block in self.blocks if isinstance(block, SelfBlock))
 
 
-class SelfBlock(nn.Module):
-    """x + Attention(norm x), then x + MLP(norm x), within each segment. recompute: see `through`."""
+class Recomputable(nn.Module):
+    """A layer that `through` can run again in the backward pass, in place of keeping all that it computes."""
 
     recompute = False
+
+
+class SelfBlock(Recomputable):
+    """x + Attention(norm x), then x + MLP(norm x), within each segment."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0):
         super().__init__()
@@ -134,18 +140,18 @@ class Mark(nn.Module):
         return rows + self.vector
 
 
-def through(block: nn.Module, rows: Tensor, offsets: Tensor) -> Tensor:
+def through(block: nn.Module, rows: Tensor, *given: Any) -> Tensor:
     """The block's rows; where `recompute` asks for it, it keeps its input only and runs again in the backward pass."""
-    return _again(block, rows, offsets) if block.recompute and torch.is_grad_enabled() else block(rows, offsets)
+    return _again(block, rows, *given) if block.recompute and torch.is_grad_enabled() else block(rows, *given)
 
 
 def recompute(model: nn.Module) -> None:
-    """Let self-attention blocks in `model` keep their inputs only. ValueError for a model that has none."""
-    blocks = [module for module in model.modules() if isinstance(module, SelfBlock)]
+    """Let self-attention blocks in `model`, ESM-2's layers too, keep their inputs only. ValueError without any."""
+    blocks = [module for module in model.modules() if isinstance(module, Recomputable)]
     if not blocks:
         raise ValueError(
-            "engine.activation_checkpointing: this model has no transformer blocks but its encoders', whose layers "
-            "keep all that they compute; leave it out"
+            "engine.activation_checkpointing: this model has no transformer blocks; other layers keep all that they "
+            "compute; leave it out"
         )
     for block in blocks:
         block.recompute = True
@@ -161,11 +167,11 @@ def compiled(model: nn.Module) -> None:
         block.compile(dynamic=True)
 
 
-def _again(block: nn.Module, rows: Tensor, offsets: Tensor) -> Tensor:
+def _again(block: nn.Module, rows: Tensor, *given: Any) -> Tensor:
     """Recomputation stops at the block's last saved tensor, as it must for ZeRO-3: the last layer's parameters were
     gathered for its backward pass, and reaching its end again would free them too early."""
     with set_checkpoint_early_stop(True):
-        found = checkpoint(block, rows, offsets, use_reentrant=False, preserve_rng_state=False)
+        found = checkpoint(block, rows, *given, use_reentrant=False, preserve_rng_state=False)
     assert isinstance(found, Tensor)
     return found
 
