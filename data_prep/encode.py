@@ -67,7 +67,13 @@ def check(config: EncodeConfig) -> "RunConfig":
     """The run that is meant. Raises ValueError for a configuration that is none; a job can ask before it begins."""
     from pretrain.run import RunConfig
 
-    return load(RunConfig, config.run, config.overrides)
+    asked = load(RunConfig, config.run, config.overrides)
+    if set(asked.model.modalities) <= set(asked.model.trains):
+        raise ValueError(
+            f"{config.run}: the model trains its encoders ({', '.join(asked.model.trains)}), so their features change "
+            "with every step and none can be stored; train without `fourfold encode`"
+        )
+    return asked
 
 
 def run(
@@ -91,7 +97,8 @@ def run(
         name = json.loads(text)["name"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{place} is no data set ({type(error).__name__}: {error}); prepare it first") from error
-    arguments = (place, dump(asked.frozen), asked.engine.precision, config.tokens)
+    trained = tuple(modality.value for modality in asked.model.trains)
+    arguments = (place, dump(asked.frozen), trained, asked.engine.precision, config.tokens)
     with _alone(place) as scratch, _pool(workers, address, (*arguments, scratch)) as pool:
         told, written = pool.identity(), []
         for done, some in enumerate(pool.run(shards), 1):

@@ -51,12 +51,19 @@ class Written:
 
 
 class Encoding:
-    """encoders: an `EncodersConfig` as plain tables. tokens: per batch. scratch: where files grow that appear later."""
+    """encoders: an `EncodersConfig` as plain tables. trained: modalities whose encoders the model trains, so that their
+    features are worth nothing later. tokens: per batch. scratch: where files grow that appear later."""
 
     def __init__(
-        self, place: Place, encoders: dict[str, Any], precision: str, tokens: int, scratch: Path | None
+        self,
+        place: Place,
+        encoders: dict[str, Any],
+        trained: tuple[str, ...],
+        precision: str,
+        tokens: int,
+        scratch: Path | None,
     ) -> None:
-        self.place, self.tokens, self.scratch = place, tokens, scratch
+        self.place, self.trained, self.tokens, self.scratch = place, trained, tokens, scratch
         self._asked = encoders
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums over more are added in another order
@@ -79,12 +86,13 @@ class Encoding:
 
     def identity(self) -> dict[str, Any]:
         """What is encoded with: all workers must say the same."""
-        return {"encoders": self.encoders.identity(), "computed": self.computed}
+        told = {m: one for m, one in self.encoders.identity().items() if m not in self.trained}
+        return {"encoders": told, "computed": self.computed}
 
     def shard(self, entry: dict[str, Any]) -> list[Written]:
         """The feature files of one shard of the manifest, made where they are not there already."""
-        own, has = self.encoders.identity(), entry["group"].split("_")
-        names = {modality: own[modality.value]["features"] for modality in self.encoders.widths() if modality in has}
+        own, has = self.identity()["encoders"], entry["group"].split("_")
+        names = {modality: own[modality]["features"] for modality in Modality if modality in own and modality in has}
         found = {modality: self._existing(modality, name, entry) for modality, name in names.items()}
         if any(each is None for each in found.values()):
             with _opened(self.place, entry, self.scratch) as shard:

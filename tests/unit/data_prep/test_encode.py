@@ -329,3 +329,14 @@ def test_an_address_means_actors_whatever_the_number(monkeypatch, workers):
     monkeypatch.setattr(encode, "_Actors", lambda count, arguments: count)
     with encode._pool(workers, "auto", ()) as pool:
         assert pool == workers and opened == [(workers, "auto")]
+
+
+def test_encoders_that_the_model_trains_are_left_out(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", {"train": mixed(6), "valid": mixed(3, "V")}, 1)
+    both = tuple(one for one in SMALL if one.startswith(("encoders.sequence", "encoders.function", "encoders.crop")))
+    made = encode.run(
+        Place(str(folder)), EncodeConfig(run="two_tower/tiny.toml", overrides=both, tokens=300), workers=0
+    )
+    assert [each.modality for each in made] == ["function"] and len(list((folder / FOLDER).iterdir())) == 1
+    with pytest.raises(ValueError, match=r"the model trains its encoders \(sequence\), so their features change"):
+        encode.check(EncodeConfig(run="unimodal/esm_tiny.toml", overrides=(), tokens=300))
