@@ -33,7 +33,7 @@ from rich.table import Table
 from data_prep.proteins import read
 from pretrain import config
 from pretrain.config import dump
-from pretrain.data.index import Dataset
+from pretrain.data.dataset import Dataset
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.evaluation.metrics import recall_at_k
 from pretrain.evaluation.probes import Labelled, probe

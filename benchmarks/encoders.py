@@ -18,7 +18,7 @@ import torch
 from pretrain import models
 from pretrain.batch import Batch, lengths_of
 from pretrain.config import validate
-from pretrain.data.index import Dataset
+from pretrain.data.dataset import Dataset
 from pretrain.encoders.bundle import to_train
 from pretrain.encoders.letters import LETTERS
 from pretrain.export import chosen

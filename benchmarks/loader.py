@@ -31,8 +31,8 @@ from webdataset.writer import TarWriter
 from data_prep.prepare import prepare
 from pretrain.codec import decode
 from pretrain.data.collate import collate
+from pretrain.data.dataset import Dataset
 from pretrain.data.draw import InputSpec
-from pretrain.data.index import Dataset
 from pretrain.data.loader import Loader
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.encoders import gearnet, weights

@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 import rows
 
+from pretrain.data.dataset import Dataset
 from pretrain.data.draw import InputSpec
-from pretrain.data.index import MANIFEST, SUFFIX, Dataset, ShardIndex
+from pretrain.data.index import MANIFEST, SUFFIX, ShardIndex
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.sample import Modality
 

@@ -19,7 +19,8 @@ from data_prep.shards import Shard
 from data_prep.spill import partition
 from data_prep.split import SplitConfig, split
 from pretrain.codec import decode, whole
-from pretrain.data.index import SUFFIX, ShardIndex, members
+from pretrain.data.dataset import members
+from pretrain.data.index import SUFFIX, ShardIndex
 from pretrain.places import Place, blocks
 from pretrain.sample import CHANNELS, CorruptSample, Facet, Image, Sample, group_name
 

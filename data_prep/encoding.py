@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from pretrain.codec import decode, whole
 from pretrain.config import validate
 from pretrain.data.collate import pack
+from pretrain.data.dataset import members
 from pretrain.data.draw import InputSpec, Row, alone, items, size
 from pretrain.data.features import Layout, about, checksum, path_of, verify
-from pretrain.data.index import SUFFIX, ShardIndex, members
+from pretrain.data.index import SUFFIX, ShardIndex
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.places import BLOCK, Place
 from pretrain.sample import CorruptSample, Modality, Sample

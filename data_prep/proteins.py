@@ -13,7 +13,8 @@ from data_prep.records import Rejection, SequenceRecord, StructureRecord
 from data_prep.sources.files import Stream, find
 from data_prep.sources.structures import UNSAFE, Structures
 from data_prep.sources.uniprot import Fasta
-from pretrain.data.index import MANIFEST, Dataset
+from pretrain.data.dataset import Dataset
+from pretrain.data.index import MANIFEST
 from pretrain.places import Place
 from pretrain.sample import Sample, Structure
 

@@ -28,7 +28,8 @@ from pretrain.checkpoint import Checkpoint, folder_of_run, latest, whole
 from pretrain.codec import whole as whole_sample
 from pretrain.config import dump, validate
 from pretrain.data.cache import default_folder
-from pretrain.data.index import MANIFEST, Dataset
+from pretrain.data.dataset import Dataset
+from pretrain.data.index import MANIFEST
 from pretrain.data.loader import DataConfig
 from pretrain.embeddings import FORMAT
 from pretrain.encoders.bundle import Encoders

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pretrain.checkpoint import Checkpoint, CheckpointConfig
 from pretrain.config import Config, dump
-from pretrain.data.index import Dataset
+from pretrain.data.dataset import Dataset
 from pretrain.data.loader import DataConfig
 from pretrain.data.ontology import Vocabulary
 from pretrain.encoders.bundle import Encoders, EncodersConfig

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pretrain import checkpoint, distributed, models
 from pretrain.checkpoint import Disk, Folder, folder_of_run
-from pretrain.data.index import Dataset
+from pretrain.data.dataset import Dataset
 from pretrain.data.labels import LabelTable, read
 from pretrain.data.loader import Loader
 from pretrain.data.ontology import Vocabulary

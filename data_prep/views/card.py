@@ -19,7 +19,7 @@ METHODS = {
 SIZES = {3: "n<1K", 4: "1K<n<10K", 5: "10K<n<100K", 6: "100K<n<1M", 7: "1M<n<10M", 8: "10M<n<100M", 9: "100M<n<1B"}
 MANY = {"entry": "entries", "by secondary accession": "by secondary accession", "linked": "of a named gene or antibody"}
 READ = """```python
-from pretrain.data.index import Dataset  # pip install fourfold
+from pretrain.data.dataset import Dataset  # pip install fourfold
 
 dataset = Dataset.open("PATH")
 for split, groups in dataset.splits.items():

@@ -11,7 +11,8 @@ from typing import Any
 from data_prep.spill import partition
 from data_prep.views.card import CARD, CROISSANT, SUMS, card
 from pretrain.codec import decode, whole
-from pretrain.data.index import FORMAT, MANIFEST, SUFFIX, ShardIndex, members
+from pretrain.data.dataset import members
+from pretrain.data.index import FORMAT, MANIFEST, SUFFIX, ShardIndex
 from pretrain.places import Place
 from pretrain.sample import CorruptSample, Modality, Sample, group_name
 

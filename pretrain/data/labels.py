@@ -21,8 +21,8 @@ from typing import Literal, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.data.dataset import Dataset
 from pretrain.data.draw import Row
-from pretrain.data.index import Dataset
 from pretrain.sample import Sample
 
 Task = Literal["class", "multilabel", "scalar", "residue"]

@@ -24,9 +24,10 @@ from pretrain.batch import Batch
 from pretrain.config import Config
 from pretrain.data.cache import CACHE_GIB, GIB, Cache, default_folder
 from pretrain.data.collate import pack
+from pretrain.data.dataset import Dataset
 from pretrain.data.draw import InputSpec, draw
 from pretrain.data.files import Ahead, Fetcher
-from pretrain.data.index import Dataset, index_path
+from pretrain.data.index import index_path
 from pretrain.data.labels import LabelTable
 from pretrain.data.plan import Entry, Plan, PlanConfig, Position, StepPlan
 from pretrain.data.stored import Mode, Stored

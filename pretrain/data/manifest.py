@@ -22,7 +22,6 @@ from pretrain.data.index import (
     MANIFEST,
     OPEN,
     READ,
-    Dataset,
     Group,
     Indices,
     ShardIndex,
@@ -33,8 +32,8 @@ from pretrain.places import Place, Stat
 from pretrain.sample import Modality, group_name
 
 
-def read(place: Place, cache: Cache | None) -> Dataset:
-    """See `Dataset.open`."""
+def read(place: Place, cache: Cache | None) -> tuple[dict[str, Any], str, dict[str, dict[str, Group]], Files]:
+    """(the manifest, its SHA-256, split → group's name → group, the files), as `Dataset.open` says."""
     text, manifest = _manifest(place)
     listed = None if place.local is not None else place.stats("*/*/*")
     try:
@@ -54,7 +53,7 @@ def read(place: Place, cache: Cache | None) -> Dataset:
             )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(_damaged(place, error)) from error
-    return Dataset(place, manifest, hashlib.sha256(text).hexdigest(), splits, files)
+    return manifest, hashlib.sha256(text).hexdigest(), splits, files
 
 
 def _manifest(place: Place) -> tuple[bytes, dict[str, Any]]:

@@ -20,8 +20,9 @@ import pydantic
 from numpy.typing import NDArray
 
 from pretrain.config import Config
+from pretrain.data.dataset import Dataset
 from pretrain.data.draw import InputSpec
-from pretrain.data.index import SOME, Dataset, Group, ShardIndex
+from pretrain.data.index import SOME, Group, ShardIndex
 from pretrain.data.order import Order, interleave
 from pretrain.sample import Facet, Modality
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.data.cache import Item
+from pretrain.data.dataset import Dataset
 from pretrain.data.features import AGAIN, FOLDER, FORMAT, MAX_HEADER, SUMMARY, Layout, checksum, path_of
-from pretrain.data.index import Dataset
 from pretrain.places import Place
 from pretrain.sample import CorruptSample, Modality
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain import inference
-from pretrain.data.index import MANIFEST, Dataset
+from pretrain.data.dataset import Dataset
+from pretrain.data.index import MANIFEST
 from pretrain.embeddings import Embeddings, Hit
 from pretrain.evaluation.figures import Scatter
 from pretrain.inference import Exported

@@ -65,7 +65,7 @@ def test_every_module_imports_where_deepspeed_and_ray_are_absent() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["pretrain.sample", "pretrain.config", "pretrain.data.index", "cluster.cli", "cluster.runs"]
+    "module", ["pretrain.sample", "pretrain.config", "pretrain.data.dataset", "cluster.cli", "cluster.runs"]
 )
 def test_what_a_worker_or_a_help_page_imports_never_loads_torch(module: str) -> None:
     loaded = python(f"import sys, {module}; print(*sys.modules)").split()

@@ -10,7 +10,7 @@ from data_prep import ontology
 from data_prep.views.lookup import find
 from data_prep.views.poster import poster
 from data_prep.views.sheet import sheet
-from pretrain.data.index import Dataset
+from pretrain.data.dataset import Dataset
 from pretrain.places import Place
 
 ROOT = Path(__file__).resolve().parents[2]

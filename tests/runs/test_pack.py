@@ -21,7 +21,7 @@ from data_prep.prepare import PrepareConfig, prepare
 from data_prep.shards import Manifest
 from data_prep.validate import validate
 from pretrain.config import load
-from pretrain.data.index import Dataset
+from pretrain.data.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = Path(os.environ.get("FOURFOLD_PACK") or ROOT.parent / "shared" / "data")

@@ -15,7 +15,7 @@ from data_prep.prepare import PrepareConfig, prepare
 from data_prep.shards import Manifest
 from pretrain.codec import decode
 from pretrain.config import load
-from pretrain.data.index import Dataset
+from pretrain.data.dataset import Dataset
 
 SAMPLE = "prepare/sample.toml"
 EXPECTED_REJECTIONS = {

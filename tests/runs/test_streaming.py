@@ -18,10 +18,10 @@ import torch
 
 from pretrain.batch import Batch
 from pretrain.data.cache import Cache
+from pretrain.data.dataset import Dataset
 from pretrain.data.draw import InputSpec
 from pretrain.data.draw import size as size_of
 from pretrain.data.features import Layout, about, checksum, path_of
-from pretrain.data.index import Dataset
 from pretrain.data.loader import Loader, _each
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.data.stored import choose

@@ -20,7 +20,8 @@ from data_prep.spill import partition
 from data_prep.validate import validate
 from data_prep.views.card import CARD, CROISSANT, SUMS, card, sums
 from data_prep.views.croissant import croissant
-from pretrain.data.index import MANIFEST, SUFFIX, Dataset, ShardIndex
+from pretrain.data.dataset import Dataset
+from pretrain.data.index import MANIFEST, SUFFIX, ShardIndex
 from pretrain.places import Place
 from pretrain.sample import Function, Sample, Term
 

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from data_prep import encode
 from data_prep.encode import EncodeConfig
 from pretrain.batch import Batch, Features
+from pretrain.data.dataset import Dataset
 from pretrain.data.features import FOLDER, SUMMARY
-from pretrain.data.index import Dataset
 from pretrain.data.loader import Loader
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.data.stored import Mode, Stored, choose

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.data.dataset import Dataset
 from pretrain.data.draw import InputSpec
-from pretrain.data.index import Dataset
 from pretrain.sample import Modality, Sample
 from tests.unit.datasets import mixed, protein, write
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load
 
 from pretrain.data import features
+from pretrain.data.dataset import Dataset
 from pretrain.data.features import Layout, about, checksum, path_of, verify
-from pretrain.data.index import Dataset
 from pretrain.data.stored import Stored, open_folder
 from pretrain.sample import CorruptSample, Modality
 

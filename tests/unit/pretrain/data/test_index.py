@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from pretrain.codec import encode
+from pretrain.data.dataset import Dataset, members
 from pretrain.data.files import Files
-from pretrain.data.index import Dataset, Indices, Keys, members
+from pretrain.data.index import Indices, Keys
 from pretrain.places import Place
 from pretrain.sample import CorruptSample, Facet, Modality
 

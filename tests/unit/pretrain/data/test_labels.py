@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain.data.dataset import Dataset
 from pretrain.data.draw import WHOLE, draw
-from pretrain.data.index import Dataset
 from pretrain.data.labels import LabelKind, LabelTable, read
 from pretrain.data.loader import Loader
 from pretrain.data.plan import Plan, PlanConfig

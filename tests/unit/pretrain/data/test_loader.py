@@ -10,7 +10,7 @@ import torch
 
 from pretrain.config import validate
 from pretrain.data.collate import collate
-from pretrain.data.index import Dataset
+from pretrain.data.dataset import Dataset
 from pretrain.data.loader import DataConfig, Loader, Step, _Part, _unwrapped, _wrapped
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.sample import Modality

@@ -11,7 +11,7 @@ import torch
 from data_prep.ontology import Ontology, OntologyTerm
 from pretrain.batch import lengths_of
 from pretrain.data.collate import collate
-from pretrain.data.index import Dataset
+from pretrain.data.dataset import Dataset
 from pretrain.data.ontology import FILE, Vocabulary
 from pretrain.data.plan import Plan, PlanConfig
 from pretrain.places import Place

@@ -10,7 +10,8 @@ import pytest
 
 from pretrain.config import dump, validate
 from pretrain.data.cache import Cache
-from pretrain.data.index import SOME, Dataset
+from pretrain.data.dataset import Dataset
+from pretrain.data.index import SOME
 from pretrain.data.plan import Entry, Plan, PlanConfig, Position, StepPlan
 from pretrain.places import Place
 from pretrain.sample import Modality

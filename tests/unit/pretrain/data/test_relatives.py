@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pretrain.config import load
-from pretrain.data.index import SUFFIX, Dataset, ShardIndex
+from pretrain.data.dataset import Dataset
+from pretrain.data.index import SUFFIX, ShardIndex
 from pretrain.data.order import Order, gathered
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.encoders.bundle import Encoders

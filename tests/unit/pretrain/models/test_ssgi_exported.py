@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from pretrain import checkpoint
 from pretrain.checkpoint import CheckpointConfig
 from pretrain.config import dump, validate
-from pretrain.data.index import Dataset
+from pretrain.data.dataset import Dataset
 from pretrain.encoders.bundle import Encoders
 from pretrain.export import export
 from pretrain.inference import Exported, load
