@@ -16,6 +16,7 @@ from tests.models import MODELS, batch_of, build, sample
 from tests.ranks.processes import run
 
 PROTEINS, STAGES = 4, (0, 1, 2, 3)
+pytestmark = pytest.mark.timeout(900)  # one fixture runs all models: three minutes on two free cores
 
 
 def _mixtures(modalities: tuple[Modality, ...]) -> list[list[tuple[Modality, ...]]]:
