@@ -1,7 +1,7 @@
 """Into a model's width, and out of it to one vector per protein."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,16 @@ from torch.nn.functional import gelu, normalize
 from pretrain.batch import Tokens
 from pretrain.layers import flops
 from pretrain.layers.transformer import Mark, sinusoid
+from pretrain.sample import Modality
+
+
+def check_encoded(modalities: Collection[Modality], widths: Mapping[Modality, int]) -> None:
+    """Raises ValueError where one of a model's modalities has no features. widths: of those that there are."""
+    if missing := [m for m in modalities if m not in widths]:
+        raise ValueError(
+            f"the model has {', '.join(missing)} but encoders give only {', '.join(widths) or 'nothing'}: "
+            "configure an encoder for each of `model.modalities`, or leave those out of it"
+        )
 
 
 class Projection(nn.Module):

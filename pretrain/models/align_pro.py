@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Tokens, of_view, text_codes
 from pretrain.config import Config
 from pretrain.encoders.bundle import Encoder, headless
-from pretrain.layers.projection import Head, Temperature, mean, on_sphere
+from pretrain.layers.projection import Head, Temperature, check_encoded, mean, on_sphere
 from pretrain.masking import ViewConfig
 from pretrain.objectives.contrastive import Negatives, Pair, Rows, gather
 from pretrain.sample import Modality
@@ -94,11 +94,7 @@ class AlignPro(nn.Module):
         self, config: AlignProConfig, widths: Mapping[Modality, int], trained: Mapping[Modality, Encoder] | None = None
     ):
         super().__init__()
-        if missing := [m for m in config.modalities if m not in widths]:
-            raise ValueError(
-                f"the model has {', '.join(missing)} but encoders give only {', '.join(widths) or 'nothing'}: "
-                "configure an encoder for each of `model.modalities`, or leave those out of it"
-            )
+        check_encoded(config.modalities, widths)
         self.config, self.modalities, self.terms = config, config.modalities, config.terms
         self.heads = nn.ModuleDict({m.value: Head(widths[m], config.hidden, config.width) for m in self.modalities})
         self.temperatures = nn.ModuleDict({name: Temperature(config.temperature, COLDEST) for name in self.terms})

@@ -23,7 +23,7 @@ from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, T
 from pretrain.config import Config
 from pretrain.layers import flops
 from pretrain.layers.decoder import Decoder, DecoderConfig, Sees
-from pretrain.layers.projection import Projection, Temperature, mean
+from pretrain.layers.projection import Projection, Temperature, check_encoded, mean
 from pretrain.layers.transformer import Mark, Transformer, interleave
 from pretrain.masking import MaskingConfig, Masks, draw_masks
 from pretrain.objectives.contrastive import Negatives, Rows, gather
@@ -114,11 +114,7 @@ class Amma(nn.Module):
 
     def __init__(self, config: AmmaConfig, widths: Mapping[Modality, int]):
         super().__init__()
-        if missing := [m for m in config.modalities if m not in widths]:
-            raise ValueError(
-                f"the model has {', '.join(missing)} but encoders give only {', '.join(widths) or 'nothing'}: "
-                "configure an encoder for each of `model.modalities`, or leave those out of it"
-            )
+        check_encoded(config.modalities, widths)
         self.config, self.modalities = config, config.modalities
         self.projections = nn.ModuleDict({m.value: Projection(widths[m], config.width) for m in self.modalities})
         self.global_token = Mark(config.width)

@@ -45,7 +45,7 @@ from pretrain.layers import flops
 from pretrain.layers.decoder import Decoder, DecoderConfig, Sees
 from pretrain.layers.fusion import BRANCHES
 from pretrain.layers.pooling import GatedPooling
-from pretrain.layers.projection import Head, Temperature, mean, on_sphere
+from pretrain.layers.projection import Head, Temperature, check_encoded, mean, on_sphere
 from pretrain.layers.rounds import Entry, Round, joint_of, spread
 from pretrain.layers.transformer import Mark, Transformer, interleave
 from pretrain.masking import MaskingConfig, Masks, draw_masks
@@ -120,11 +120,7 @@ class Fourfold(nn.Module):
 
     def __init__(self, config: FourfoldConfig, widths: Mapping[Modality, int]):
         super().__init__()
-        if missing := [m for m in config.modalities if m not in widths]:
-            raise ValueError(
-                f"the model has {', '.join(missing)} but encoders give only {', '.join(widths) or 'nothing'}: "
-                "configure an encoder for each of `model.modalities`, or leave those out of it"
-            )
+        check_encoded(config.modalities, widths)
         self.config, self.modalities, width = config, config.modalities, config.width
         self.entries = nn.ModuleDict(
             {m.value: Entry(m, widths[m], width, config.tiers.get(m, 1), config.rounds) for m in self.modalities}

@@ -49,7 +49,7 @@ from pretrain.encoders.gearnet import GearNetConfig
 from pretrain.encoders.gvp import GvpConfig
 from pretrain.encoders.weights import RANDOM
 from pretrain.layers.levels import LevelFusion, Levels, ProteinLevels, Tower
-from pretrain.layers.projection import Temperature, mean
+from pretrain.layers.projection import Temperature, check_encoded, mean
 from pretrain.layers.residues import (
     ResidueDecoder,
     Residues,
@@ -159,11 +159,7 @@ class Ssgi(nn.Module):
         terms: Vocabulary | None,
     ):
         super().__init__()
-        if missing := [m for m in config.modalities if m not in widths]:
-            raise ValueError(
-                f"the model has {', '.join(missing)} but encoders give only {', '.join(widths) or 'nothing'}: "
-                "configure an encoder for each of `model.modalities`, or leave those out of it"
-            )
+        check_encoded(config.modalities, widths)
         if config.reads_terms and terms is None:
             raise ValueError("the model reads GO terms, and was given none: model.terms=false does without")
         self.config, self.modalities, self.levels = config, config.modalities, config.levels
