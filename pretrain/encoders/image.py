@@ -160,7 +160,7 @@ class Vision(nn.Module):
         folder = weights.locate(config.weights, what)
         with weights.quiet_transformers():
             model, report = AutoModel.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+                folder, local_files_only=True, dtype=torch.float32, weights_only=True, output_loading_info=True
             )
         if missing := sorted(name for name in report["missing_keys"] if "pooler." not in name):
             raise ValueError(f"{what}: {folder} lacks {len(missing)} of its weights, the first being {missing[0]}")
