@@ -12,7 +12,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -136,7 +137,8 @@ class Cache:
             os.pwrite(part, block, begin)
         if digest.hexdigest() != item.sha256:
             raise ValueError(_changed(where, "its SHA-256 differs"))
-        self._path(item).with_suffix(PART).rename(self._path(item))
+        with self._alone():  # else who counts the cache could see neither name
+            self._path(item).with_suffix(PART).rename(self._path(item))
 
     def _room(self, size: int, part: int, spare: Collection[Item] | None) -> None:
         """Take `size` bytes for the `.part` file; what was read least recently goes, if it must."""
@@ -150,11 +152,17 @@ class Cache:
                 )
             time.sleep(PAUSE)
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process counts, takes or names files meanwhile."""
+        with open(self.folder / "lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def _take(self, size: int, part: int, spared: Collection[str]) -> int:
         """Evict until there is room, and take it; returns the bytes of what is left beside."""
         own = os.fstat(part).st_ino
-        with open(self.folder / "lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._alone():
             files = [(path, about) for path in self.folder.iterdir() if path.name != "lock" and (about := _stat(path))]
             total = sum(about.st_size for _, about in files if about.st_ino != own)
             for path, about in sorted(files, key=lambda pair: pair[1].st_mtime_ns):
@@ -182,7 +190,7 @@ def _evict(path: Path) -> bool:
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """None for a file that another process has just evicted, or given its name."""
+    """None for a `.part` file that another process has just removed."""
     try:
         return path.stat()
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -82,10 +83,14 @@ def same(got: list[list[torch.Tensor]], want: list[list[torch.Tensor]]) -> bool:
 
 
 def size(cache: Cache) -> int:
+    """Counted with the cache's lock held: else one file may go and another come between two looks."""
     total = 0
-    for path in cache.folder.glob("*"):
-        with contextlib.suppress(FileNotFoundError):  # it goes while we look
-            total += path.stat().st_size
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    with open(cache.folder / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in cache.folder.glob("*"):
+            with contextlib.suppress(FileNotFoundError):  # a `.part` file that is given up
+                total += path.stat().st_size
     return total
 
 
