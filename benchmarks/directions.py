@@ -4,21 +4,22 @@
     FOURFOLD_PACK=PACK FOURFOLD_EXPANDED=EXPANDED fourfold prepare held.toml --out DATA
     python benchmarks/directions.py --data DATA --pack PACK --structures EXPANDED --runs FOLDER [--budget MINUTES]
 
-Arms and claims are in `directions.toml`. Every arm trains for equal steps; then its export embeds DeepFRI's chains,
-sequence and structure together, on which a probe is trained (`pretrain.evaluation.probes`), and the held-out triples of
-DATA, for retrieval. What is finished stays in FOLDER: further sittings of the same settings go on, and after `--budget`
-no run begins. The sources' figures are of full-size models; only directions are compared, and nothing was tuned for one
-to agree.
+Arms and claims are in `directions.toml`. Every arm trains for equal steps, on features that are stored beside DATA
+first; then its export embeds DeepFRI's chains, sequence and structure together, on which a probe is trained
+(`pretrain.evaluation.probes`), and the held-out triples of DATA, for retrieval. What is finished stays in FOLDER:
+further sittings of the same settings go on, and after `--budget` no run begins. The sources' figures are of full-size
+models; only directions are compared, and nothing was tuned for one to agree.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -29,12 +30,14 @@ import rows
 import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file, save_file
 
 from data_prep.proteins import read
 from pretrain import config
+from pretrain.batch import Batch, Tokens
 from pretrain.config import dump
 from pretrain.data.dataset import Dataset
-from pretrain.encoders.bundle import Encoders, EncodersConfig
+from pretrain.encoders.bundle import TRAINED, Encoders, EncodersConfig
 from pretrain.evaluation.metrics import recall_at_k
 from pretrain.evaluation.probes import Labelled, probe
 from pretrain.export import UNNAMED, export
@@ -80,6 +83,7 @@ class Bench:
     steps: int
     batch: int
     most: int  # chains of a split, and held-out triples
+    quick: bool = False  # nothing is stored first
 
     def out(self, arm: str, seed: int) -> Path:
         return self.runs / arm / str(seed)
@@ -131,10 +135,19 @@ def _trained(bench: Bench, arm: Arm, seed: int, out: Path) -> Exported:
         "data.path": bench.data, "out": out / "run", "seed": seed, "steps": bench.steps,
         "data.plan.samples": bench.batch, "checkpoint.every": bench.steps, "validation.every": bench.steps,
     }  # fmt: skip
+    _stored(bench, arm)
     command = [sys.executable, "-m", "pretrain.train", arm.config, *(f"{k}={v}" for k, v in settings.items())]
     with (out / "output.txt").open("a") as told:
         subprocess.run([*command, *arm.changes], check=True, stdout=told, stderr=told)
     return load(out / "model" if (out / "model").is_dir() else export(out / "run", out / "model"))
+
+
+@cache
+def _stored(bench: Bench, arm: Arm) -> None:
+    """Features of the arm's frozen encoders beside the data set: equal ones are there once for all arms and seeds."""
+    command = [sys.executable, "-m", "cluster.cli", "encode", arm.config, *arm.changes, "--data", str(bench.data)]
+    if not bench.quick:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 @cache
@@ -147,6 +160,7 @@ def _chains(bench: Bench) -> tuple[list[chains.Task], list[Sample]]:
 
 def _probed(bench: Bench, model: Exported, seed: int) -> dict[str, float]:
     tasks, samples = _chains(bench)
+    _remember(model, bench.runs / "features")
     embeddings = torch.from_numpy(model.embed(samples).fused)
     place = {sample.key.lower(): i for i, sample in enumerate(samples)}
     found = {}
@@ -158,6 +172,29 @@ def _probed(bench: Bench, model: Exported, seed: int) -> dict[str, float]:
         result = probe(parts[0], parts[1], parts[2], seed=seed)
         found |= {task.name: result.fmax, f"{task.name} AUPR": result.aupr}
     return found
+
+
+def _remember(model: Exported, folder: Path) -> None:
+    """Have frozen encoders run once over the same batches, whichever model asks; bfloat16, as data sets' features."""
+    names, encode = model.encoders.identity(), model.encoders.encode
+
+    def remembered(batch: Batch, modality: Modality) -> Tokens:
+        if getattr(model.encoders.config, modality).weights == TRAINED:
+            return encode(batch, modality)  # one arm's alone
+        given = getattr(batch, modality)
+        parts = (getattr(given, one.name) for one in fields(given))
+        digest = sha256(b"".join(part.numpy().tobytes() for part in parts if part is not None)).hexdigest()
+        path = folder / names[modality]["features"] / f"{digest}.safetensors"
+        if not path.is_file():
+            found = encode(batch, modality)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole = {"values": found.values.bfloat16(), "offsets": found.offsets, "positions": found.positions}
+            save_file(whole, part := path.with_suffix(f".{os.getpid()}"))
+            part.rename(path)
+        tensors = load_file(path)
+        return Tokens(tensors["values"].float(), tensors["offsets"], tensors["positions"])
+
+    model.encoders.encode = remembered
 
 
 def _part(task: chains.Task, most: int) -> chains.Task:
@@ -268,7 +305,7 @@ def main() -> None:
         if chosen.quick
         else {"steps": chosen.steps, "batch": chosen.batch, "most": 10**9}
     )
-    bench = Bench(chosen.data, chosen.pack, chosen.structures, chosen.runs, **size)
+    bench = Bench(chosen.data, chosen.pack, chosen.structures, chosen.runs, **size, quick=chosen.quick)
     found: dict[str, dict[int, dict[str, float]]] = {}
     left = 0
     for seed in SEEDS[:1] if chosen.quick else SEEDS:
