@@ -21,6 +21,7 @@ from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.data.stored import Stored, choose
 from pretrain.encoders import weights
 from pretrain.encoders.bundle import Encoders, to_train
+from pretrain.encoders.ontology import TermEmbedding
 from pretrain.engine import Engine
 from pretrain.run import RunConfig, check_identity, identity_of
 from pretrain.sample import Modality
@@ -130,7 +131,8 @@ def begin(
 
 
 def trained_weights(folder: Path) -> dict[str, Tensor]:
-    """By parameter: of a run's newest checkpoint that is whole, or of an exported model. ValueError for neither."""
+    """By parameter or buffer: of a run's newest checkpoint that is whole, or of an exported model. ValueError for
+    neither."""
     if (folder / EXPORTED).is_file():
         tensors = weights.read(folder / EXPORTED, "start_from")
         return {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
@@ -140,14 +142,19 @@ def trained_weights(folder: Path) -> dict[str, Tensor]:
             f"start_from: {folder} is neither a run with a checkpoint that is committed and whole nor an exported "
             "model; train that run first, or correct the path"
         )
-    return found.weights()
+    return {**found.weights(), **found.buffers()}
 
 
 def take(model: nn.Module, found: dict[str, Tensor], origin: Path) -> None:
     """Let what the model trains begin with the values that have its names; say which do, and what does not match.
 
-    ValueError where no name matches, or a shape does not.
+    Vectors of GO terms are matched by term: ontologies differ. ValueError where no name matches, or a shape does not.
     """
+    found = dict(found)
+    for name, part in model.named_modules():
+        if isinstance(part, TermEmbedding) and (vectors := f"{name}.own.weight") in found:
+            found[vectors] = part.matched(found[f"{name}.numbers"], found[vectors])
+    found = {name: value for name, value in found.items() if name not in dict(model.named_buffers())}
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     common = [name for name in own if name in found]
     if not common:

@@ -38,3 +38,10 @@ class TermEmbedding(nn.Module):
         shift = torch.repeat_interleave(begins - offsets[:-1], ends - begins)
         rows = self.members[torch.arange(int(offsets[-1]), device=ids.device) + shift]
         return self.own(rows, offsets[:-1])
+
+    def matched(self, numbers: Tensor, vectors: Tensor) -> Tensor:
+        """[V, width]: its own vectors, and for the terms that another table has as well, that one's. numbers: int64
+        [U], strictly increasing; vectors: [U, width]."""
+        place = torch.searchsorted(numbers, self.numbers).clamp(max=len(numbers) - 1)
+        same = numbers[place] == self.numbers
+        return torch.where(same.unsqueeze(1), vectors[place], self.own.weight.detach())

@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from pretrain import checkpoint
+from pretrain import checkpoint, models
 from pretrain.checkpoint import CheckpointConfig
 from pretrain.config import dump, validate
+from pretrain.data.ontology import Vocabulary
+from pretrain.encoders.bundle import to_train
+from pretrain.encoders.ontology import TermEmbedding
 from pretrain.export import export
 from pretrain.run import RunConfig
 from pretrain.setup import take, trained_weights
-from tests.models import MODELS, build, encoders_config, sample
+from tests.models import MODELS, TERMS, build, config_of, encoders_config, sample
 from tests.unit.datasets import write
 from tests.unit.pretrain.conftest import Trained
 
@@ -75,3 +78,20 @@ def test_what_cannot_be_taken_is_named(first: tuple[Path, Path, nn.Module], tmp_
     rank.write_bytes(rank.read_bytes()[:-1])
     with pytest.raises(ValueError, match="committed and whole"):
         trained_weights(broken)
+
+
+def test_vectors_of_go_terms_are_taken_by_term() -> None:
+    """A newer ontology has terms in between and lacks others: places in the table mean nothing."""
+    origin, config = build("ssgi")[0], config_of("ssgi")
+    other = Vocabulary.of({"GO:0000000": (), **{f"GO:{i:07}": ("GO:0000000",) for i in (2, 4, 7)}})
+    model = models.build(config, build("ssgi")[1].widths(), to_train(encoders_config("ssgi"), config.trains), other)
+    (name,) = [name for name, part in model.named_modules() if isinstance(part, TermEmbedding)]
+    before = dict(model.named_parameters())[f"{name}.own.weight"].detach().clone()
+    found = origin.state_dict()
+    take(model, found, Path("origin"))
+    theirs = dict(zip(TERMS.numbers.tolist(), found[f"{name}.own.weight"], strict=True))
+    after = dict(model.named_parameters())[f"{name}.own.weight"]
+    for row, number in enumerate(other.numbers.tolist()):
+        assert torch.equal(after[row], theirs.get(number, before[row])), number
+    assert len(theirs.keys() & set(other.numbers.tolist())) == 2
+    assert torch.equal(dict(model.named_buffers())[f"{name}.numbers"], torch.from_numpy(other.numbers))
