@@ -144,7 +144,7 @@ class Chronicle:
         self.journal.record("validation", step, **found.record())
         pairs = found.retrieval.items()
         shown = " · ".join(f"{pair} R@{r.k} {r.recall:.2f} (chance {r.chance:.2f})" for pair, r in pairs)
-        self.journal.say(f"step {step}: validation loss {found.loss:.4f}; {shown}")
+        self.journal.say(f"step {step}: validation loss {found.loss:.4f}" + (f"; {shown}" if shown else ""))
         if found.not_finite and self.journal.writes:
             text = f"step {step}: {found.not_finite} embeddings of held-out proteins are not finite, and left out"
             self.journal.alarm(text, {"step": step, "kind": "not_finite", "count": found.not_finite})

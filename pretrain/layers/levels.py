@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from pretrain.batch import Batch, Features, Tokens, offsets_of, owners_of
 from pretrain.data.ontology import Vocabulary
 from pretrain.encoders.ontology import TermEmbedding
 from pretrain.layers.pooling import GatedPooling
-from pretrain.layers.projection import Projection, head, mean
+from pretrain.layers.projection import Head, Projection, mean, on_sphere
 from pretrain.layers.transformer import CrossBlock, Mark, SelfBlock, interleave
 from pretrain.sample import Modality
 
@@ -115,8 +114,7 @@ class Tower(nn.Module):
 
     def __init__(self, width: int, size: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.head = head(width, size)
+        self.head = Head(width, width, size)
 
     def forward(self, rows: Tensor) -> Tensor:
-        return normalize(self.head(self.norm(rows.to(self.norm.weight.dtype))).float(), dim=1)
+        return on_sphere(self.head(rows))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, normalize
+from torch.nn.functional import normalize
 
 from pretrain.batch import Tokens
 from pretrain.layers import flops
@@ -39,21 +39,19 @@ class Projection(nn.Module):
         return flops.linear(self.linear, rows)
 
 
-class Head(nn.Module):
-    """Two layers from an encoder's features, brought to mean 0 and variance 1, into a space that is compared."""
+class Head(nn.Sequential):
+    """Two layers from rows [N, source], each brought to mean 0 and variance 1, to [N, width]."""
 
     def __init__(self, source: int, hidden: int, width: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(source)
-        self.up, self.down = nn.Linear(source, hidden), nn.Linear(hidden, width)
+        super().__init__(nn.LayerNorm(source), nn.Linear(source, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, values: Tensor) -> Tensor:
-        """[N, width], of any length; `on_sphere` makes it 1."""
-        return self.down(gelu(self.up(self.norm(values.to(self.norm.weight.dtype)))))
+        """In the type of its weights; `on_sphere` gives rows of length 1."""
+        return super().forward(values.to(next(self.parameters()).dtype))
 
     def flops(self, rows: Tensor, trained: bool = False) -> int:
         """Of a step; trained: whether the features need a gradient."""
-        first, second = flops.linear(self.up, rows), flops.linear(self.down, rows)
+        first, second = (flops.linear(each, rows) for each in self if isinstance(each, nn.Linear))
         return (flops.TRAINED if trained else flops.TRAINED - 1) * first + flops.TRAINED * second
 
 
@@ -82,8 +80,3 @@ def mean(parts: Sequence[Tokens]) -> Tensor:
     for part in parts:
         total = total.index_add(0, part.owners, part.values.float())
     return total / torch.stack([part.lengths for part in parts]).sum(0).clamp(min=1).unsqueeze(1)
-
-
-def head(width: int, size: int) -> nn.Sequential:
-    """[N, width] → [N, size] through one hidden layer."""
-    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, size))

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from pretrain.batch import Batch, Sequences, Structures, Tokens, lengths_of, of_proteins, offsets_of
 from pretrain.encoders.esm import HIDDEN
 from pretrain.encoders.letters import KINDS, kinds
-from pretrain.layers.projection import Projection, head
+from pretrain.layers.projection import Head, Projection
 from pretrain.layers.transformer import Transformer
 from pretrain.masking import Dropout, hide, not_dropped
 from pretrain.objectives.masked import UNKNOWN
@@ -88,8 +88,8 @@ class ResidueDecoder(nn.Module):
     def __init__(self, width: int, target: int | None, normalize: bool):
         super().__init__()
         self.normalize, self.states = normalize, target == 0
-        self.letter = head(width, KINDS)
-        self.structure = None if target is None else head(width, target or len(STATES))
+        self.letter = Head(width, width, KINDS)
+        self.structure = None if target is None else Head(width, width, target or len(STATES))
 
     def forward(self, latents: Tokens, shown: View, features: Tokens | None) -> dict[str, tuple[Tensor, int]]:
         """(sum, count) of `residue`, cross entropy, and `structure`, squared error or cross entropy. features: of every

@@ -46,7 +46,7 @@ from pretrain.layers.projection import Head, Temperature, mean, on_sphere
 from pretrain.layers.transformer import CrossBlock
 from pretrain.masking import hide
 from pretrain.objectives.contrastive import Negatives, Pair, Rows, gather
-from pretrain.objectives.masked import changed, entropy, head
+from pretrain.objectives.masked import changed, entropy
 from pretrain.sample import Modality
 
 SEQUENCE, FUNCTION = Modality.SEQUENCE, Modality.FUNCTION
@@ -226,7 +226,7 @@ class Reading(nn.Module):
         self.blocks = nn.ModuleList(
             CrossBlock(config.fusion, config.heads, widths[FUNCTION]) for _ in range(config.depth)
         )
-        self.letter = head(config.fusion, config.fusion, len(ALPHABET))
+        self.letter = Head(config.fusion, config.fusion, len(ALPHABET))
 
     def forward(self, rows: Tensor, offsets: Tensor, texts: Tensor, text_offsets: Tensor) -> Tensor:
         """Logits [R, 33] over `ALPHABET` of rows [R, W]; each protein's read its own text's word pieces [S, V]."""

@@ -30,9 +30,9 @@ from pretrain.config import Config
 from pretrain.data.labels import LabelKind, Task
 from pretrain.encoders.esm import HIDDEN
 from pretrain.layers.fusion import SEQUENCE, STRUCTURE, Joint, Rows
-from pretrain.layers.projection import mean
+from pretrain.layers.projection import Head, mean
 from pretrain.masking import Dropout, hide, mates, not_dropped
-from pretrain.objectives.masked import UNKNOWN, Guesses, changed, entropy, head, known, measured, without
+from pretrain.objectives.masked import UNKNOWN, Guesses, changed, entropy, known, measured, without
 
 
 class MaskedConfig(Config):
@@ -169,7 +169,7 @@ class Supervised(nn.Module):
     def __init__(self, config: SupervisedConfig, width: int):
         super().__init__()
         self.config, self.names = config, (config.task,)
-        self.head = head(width, width, config.classes or 1)
+        self.head = Head(width, width, config.classes or 1)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         return {self.config.task: int(self.given(batch).rows.sum())}

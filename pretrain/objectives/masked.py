@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy, normalize
 from pretrain.batch import Loss, Losses, Structures, owners_of
 from pretrain.encoders.letters import KINDS, LETTERS, kinds
 from pretrain.encoders.neighbours import ALPHA
+from pretrain.layers.projection import Head
 
 AS_HIDDEN, AS_CHANGED = 0.8, 0.9  # running shares of what is asked for (Devlin et al. 2019)
 UNKNOWN = ord("X")  # how a structure encoder is not told a residue
@@ -24,9 +25,9 @@ class Guesses(nn.Module):
     def __init__(self, width: int, distances: int, angles: int, farthest: float):
         super().__init__()
         self.distances, self.angles, self.farthest = distances, angles, farthest
-        self.letter = head(width, width, KINDS)
-        self.distance = head(2 * width, width, distances)
-        self.angle = head(3 * width, width, angles)
+        self.letter = Head(width, width, KINDS)
+        self.distance = Head(2 * width, width, distances)
+        self.angle = Head(3 * width, width, angles)
 
     def forward(self, rows: Tensor, asked: Tensor, triples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of letters, distances and angles. asked: the rows whose letters are; triples: int64 [K, 3], rows of a
@@ -47,10 +48,6 @@ class Guesses(nn.Module):
             "distance": entropy(distance, binned(far / self.farthest, self.distances)),
             "angle": entropy(angle, binned(turn / torch.pi, self.angles)),
         }
-
-
-def head(before: int, width: int, after: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(before), nn.Linear(before, width), nn.GELU(), nn.Linear(width, after))
 
 
 def changed(letters: Tensor, asked: Tensor, draw: Tensor, hidden: int) -> Tensor:

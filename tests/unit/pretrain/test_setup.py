@@ -67,7 +67,7 @@ def test_what_cannot_be_taken_is_named(first: tuple[Path, Path, nn.Module], tmp_
     found = trained_weights(origin)
     with pytest.raises(ValueError, match=r"has nothing that this model trains: it has heads\.function \(6\).* residue"):
         take(nn.ModuleDict({"residue": nn.Linear(2, 2)}), found, origin)
-    name = "heads.sequence.up.weight"
+    name = "heads.sequence.1.weight"
     with pytest.raises(ValueError, match=rf"{name} is \[3, 3\] in .*run and \[16, 16\] in this model"):
         take(build("align-pro")[0], {**found, name: torch.zeros(3, 3)}, origin)
     for folder in (tmp_path, tmp_path / "absent"):

@@ -1,5 +1,7 @@
 """What is known of whole proteins, and the fusion that reads residues: against loops over proteins."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -67,8 +69,9 @@ def _pooled(pooling: nn.Module, rows: Tensor) -> Tensor:
     return (shares * rows).sum(0)
 
 
-def _seen(tower: nn.Module, row: Tensor) -> Tensor:
-    return normalize(tower.head(tower.norm(row)), dim=0)  # type: ignore[operator]
+def _seen(tower: Any, row: Tensor) -> Tensor:
+    norm, up, gelu, down = tower.head
+    return normalize(down(gelu(up(norm(row)))), dim=0)
 
 
 def fused(tokens: list[int], residues: list[int]) -> tuple[LevelFusion, Tokens, Tokens, Tensor]:

@@ -1,5 +1,7 @@
 """Into the model's width and out of it."""
 
+from typing import Any, cast
+
 import torch
 
 from pretrain.batch import Tokens, offsets_of
@@ -53,11 +55,12 @@ def test_a_temperature_is_never_colder_than_it_may_be():
 
 def test_a_head_has_two_layers_and_gives_rows_of_length_one():
     torch.manual_seed(0)
-    head, values = Head(6, 10, 4), torch.randn(3, 6)
+    values, head = torch.randn(3, 6), Head(6, 10, 4)
+    _, up, _, down = cast(list[Any], list(head))
     normed = (values - values.mean(1, keepdim=True)) / (values.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
-    inside = normed @ head.up.weight.T + head.up.bias
+    inside = normed @ up.weight.T + up.bias
     inside = inside * 0.5 * (1 + torch.erf(inside / 2**0.5))
-    torch.testing.assert_close(head(values), inside @ head.down.weight.T + head.down.bias)
+    torch.testing.assert_close(head(values), inside @ down.weight.T + down.bias)
     rows = on_sphere(head.bfloat16()(values))
     assert rows.dtype == torch.float32 and head(values[:0]).shape == (0, 4)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))

@@ -55,8 +55,8 @@ def by_hand(model: AlignPro, features: Features, batch: Batch) -> dict[str, Tens
         for name in (m.value, of_view(m)):
             sides[name] = []
             for part in features[name].values.split(features[name].lengths.tolist()):
-                normed = layer_norm(part.mean(0), part.shape[1:], head.norm.weight, head.norm.bias)
-                vector = head.down.weight @ gelu(head.up.weight @ normed + head.up.bias) + head.down.bias
+                normed = layer_norm(part.mean(0), part.shape[1:], head[0].weight, head[0].bias)
+                vector = head[3].weight @ gelu(head[1].weight @ normed + head[1].bias) + head[3].bias
                 sides[name].append(normalize(vector, dim=0) if len(part) else None)
     said = [set(pair) - {0} for pair in zip(*(text_codes(each).tolist() for each in (batch, batch.view)), strict=True)]  # type: ignore[arg-type]
 

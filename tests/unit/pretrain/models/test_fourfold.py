@@ -106,7 +106,7 @@ def twin_vector(model: Any, m: Modality, latents: Tensor) -> Tensor:
     pool, head = model.poolings[m], model.heads[m]
     told, gate = (latents @ pool.sides.weight.T).chunk(2, 1)
     shares = (torch.tanh(told) * torch.sigmoid(gate) @ pool.score.weight.T).softmax(0)
-    vector = linear(head.down, gelu(linear(head.up, norm(head.norm, (shares * latents).sum(0)))))
+    vector = linear(head[3], gelu(linear(head[1], norm(head[0], (shares * latents).sum(0)))))
     return vector / vector.norm()
 
 

@@ -106,8 +106,8 @@ def by_hand(model: TwoTower, features: Features, batch: Batch) -> dict[str, Tens
         vectors = []
         for m, part in ((SEQUENCE, rows), (FUNCTION, text)):
             head: Any = model.heads[m.value]
-            normed = layer_norm(part.mean(0), part.shape[1:], head.norm.weight, head.norm.bias)
-            vectors.append(normalize(head.down(gelu(head.up(normed))), dim=0))
+            normed = layer_norm(part.mean(0), part.shape[1:], head[0].weight, head[0].bias)
+            vectors.append(normalize(head[3](gelu(head[1](normed))), dim=0))
         sides.append((vectors[0], vectors[1]))
     heat, both = model.temperatures["contrastive"](), [i for i, each in enumerate(sides) if each is not None]
     for one, other in ((0, 1), (1, 0)):
