@@ -45,9 +45,9 @@ class Head(nn.Sequential):
     def __init__(self, source: int, hidden: int, width: int):
         super().__init__(nn.LayerNorm(source), nn.Linear(source, hidden), nn.GELU(), nn.Linear(hidden, width))
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """In the type of its weights; `on_sphere` gives rows of length 1."""
-        return super().forward(values.to(next(self.parameters()).dtype))
+        return super().forward(input.to(next(self.parameters()).dtype))
 
     def flops(self, rows: Tensor, trained: bool = False) -> int:
         """Of a step; trained: whether the features need a gradient."""
