@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -219,11 +219,14 @@ def export(
     checkpoint: Annotated[
         str, typer.Option(metavar="last|best|STEP", help="Which one; `best`: at validation.")
     ] = "last",
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of the stored weights; bfloat16 halves the file.")
+    ] = "float32",
 ) -> None:
     """Write a run's checkpoint as a compact model."""
     from pretrain.export import export as write
 
-    print(write(run, out, checkpoint=checkpoint))
+    print(write(run, out, dtype=dtype, checkpoint=checkpoint))
 
 
 @app.command()

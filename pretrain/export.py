@@ -80,6 +80,7 @@ def export(
         "format": FORMAT,
         "fourfold": metadata.version("fourfold"),
         "model": dump(config.model),
+        "modalities": list(model.modalities),
         "encoders": dump(config.frozen),
         "identity": _told(encoders, found, learned),
         "step": found.step,

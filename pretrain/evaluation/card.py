@@ -1,5 +1,7 @@
 """The model card: what a model is, was made of, is worth, and may be used for, from the records of its own run."""
 
+import math
+from collections.abc import Collection
 from typing import Any
 
 from pretrain.evaluation.history import History
@@ -14,27 +16,36 @@ embeddings = model.embed(fourfold.read("proteins.fasta"))
 
 
 SOURCE_COLUMNS = ["source", "path", "records", "release", "licence"]
+RECORDS = {
+    Modality.SEQUENCE: ("sequence",),
+    Modality.STRUCTURE: ("structure",),
+    Modality.FUNCTION: ("annotation", "text"),
+    Modality.IMAGE: ("image",),
+}  # what a source's records of a modality are called in the manifest
 
 
 def card(about: dict[str, Any], identity: dict[str, Any], manifest: dict[str, Any], history: History) -> str:
     """Markdown. about: the folder's config. identity: the checkpoint's. An empty manifest: the data is not here."""
-    kind, data = about["model"]["kind"], identity["data"]
+    kind, data, seen = about["model"]["kind"], identity["data"], about["modalities"]
+    several = len(seen) > 1
+    shown = {**manifest, "sources": _of(manifest, seen)} if manifest.get("sources") else manifest
     parts = [
-        f"---\nlicense: apache-2.0\ntags: [protein, multimodal, {kind}]\n---",
-        f"# {kind.upper()}, trained on {data['name']}",
-        f"A multimodal protein model: {_list(about['model'].get('modalities', list(Modality)))}. Any of them may be "
-        f"absent. Made with Fourfold {about['fourfold']}.",
+        f"---\nlicense: apache-2.0\ntags: [protein, {'multimodal' if several else seen[0]}, {kind}]\n---",
+        f"# {kind.upper()}{'' if several else f' ({seen[0]})'}, trained on {data['name']}",
+        f"A {'multimodal protein model' if several else 'protein model of one modality'}: {_list(seen)}."
+        + (" Any of them may be absent." if several else "")
+        + f" Made with Fourfold {about['fourfold']}.",
         "## Use",
         USE,
         _dimensions(about, history),
         "## Data",
-        *_data(data, manifest),
+        *_data(data, shown, len(manifest.get("sources", [])) - len(shown.get("sources", []))),
         "## Encoders",
         *_encoders(about["identity"]),
         "## Held-out results",
         *_results(history, about["step"]),
         "## Licence",
-        *_licence(manifest),
+        *_licence(shown),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -60,7 +71,18 @@ def _chosen(about: dict[str, Any]) -> str:
     return "; the run's newest checkpoint" if which == "last" else "; a checkpoint chosen by its step" if which else ""
 
 
-def _data(data: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
+def _of(manifest: dict[str, Any], modalities: Collection[str]) -> list[dict[str, Any]]:
+    """The sources that gave any record of these modalities, or do not say what they gave."""
+    kinds = {kind for modality in modalities for kind in RECORDS[Modality(modality)]}
+    return [
+        source
+        for source in manifest["sources"]
+        if not isinstance(source.get("records"), dict) or kinds & source["records"].keys()
+    ]
+
+
+def _data(data: dict[str, Any], manifest: dict[str, Any], others: int) -> list[str]:
+    """others: how many sources of the data set are left out, for they gave nothing that the model takes."""
     name = f"Data set **{data['name']}**, manifest SHA-256 `{data['manifest_sha256']}`."
     if not manifest:
         return [name, "Its folder was not there when this card was written, so counts and sources are missing here."]
@@ -74,6 +96,7 @@ def _data(data: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
         name,
         _table(["split", "proteins", *Modality], lines),
         *([_table(SOURCE_COLUMNS, [list(row) for row in source_rows(manifest)])] if manifest.get("sources") else []),
+        *([f"Sources that gave nothing that this model takes, and are left out here: {others}."] if others else []),
         *source_notes(manifest),
     ]
 
@@ -130,6 +153,9 @@ def _results(history: History, step: int) -> list[str]:
     parts = [f"Validation at step {last['step']:,}, {last.get('samples', '?')} proteins."]
     if losses:
         parts.append(_table(["loss", "mean"], losses))
+    if "residue" in last.get("losses", {}):
+        told = math.exp(last["losses"]["residue"])
+        parts.append(f"Perplexity of hidden residues: {told:.2f} (20 is a guess among all alike).")
     if pairs:
         k = next(iter(last["retrieval"].values()))["k"]
         parts += [

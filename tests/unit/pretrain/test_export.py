@@ -92,6 +92,24 @@ def test_the_card_says_which_checkpoint_it_is_of_and_tells_its_own_validation(ex
     assert "No validation was logged" in card(about | {"step": 3}, identity, {}, History(validations=records))
 
 
+def test_the_card_of_one_modality_names_the_sources_that_gave_it(exported):
+    about = json.loads((exported / "config.json").read_text()) | {"modalities": ["structure"]}
+    sources = [
+        {"kind": "fasta", "path": "a.fasta", "records": {"entry": 3, "sequence": 3}, "licence": "CC BY 4.0"},
+        {"kind": "structures", "path": "b.cif", "records": {"structure": 2, "sequence": 2}, "licence": "CC0"},
+        {"kind": "mine", "path": "c", "records": "unknown", "licence": "MIT"},
+    ]
+    identity = {"data": {"name": "few", "manifest_sha256": "ef"}}
+    records = ({**VALIDATION, "step": 7, "losses": {"residue": 2.0}},)
+    written = card(about, identity, {"splits": {}, "sources": sources}, History(validations=records))
+    assert "(structure), trained on few" in written and "A protein model of one modality: structure." in written
+    assert "tags: [protein, structure, " in written and "Any of them may be absent" not in written
+    assert "b.cif" in written and "| mine | c |" in written and "a.fasta" not in written
+    assert "nothing that this model takes, and are left out here: 1." in written
+    assert "came under CC0 and MIT" in written
+    assert "Perplexity of hidden residues: 7.39" in written
+
+
 @pytest.mark.parametrize(
     ("which", "says"),
     [
