@@ -8,22 +8,21 @@ Legend: N residues, E edges, W hidden width.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from pretrain.batch import Structures, Tokens
+from pretrain.batch import Structures
 from pretrain.config import Config
-from pretrain.encoders import neighbours, weights
+from pretrain.encoders import neighbours
+from pretrain.encoders.graphs import GraphEncoder
 from pretrain.encoders.letters import KINDS, kinds
 from pretrain.encoders.neighbours import ALPHA
 
 UNIT = 10.0  # Å
 REACH = 32  # residues along the chain; what is further apart is alike
-WHAT = "structure encoder (egnn)"
 
 
 class EgnnConfig(Config):
@@ -60,42 +59,21 @@ class Graph:
         return replace(self, nodes=rows.to(self.nodes.dtype))
 
 
-class Egnn(nn.Module):
-    """Frozen or trainable. `begin`, `run` and `finish` are what `forward` does, for models that come in between."""
+class Egnn(GraphEncoder):
+    WHAT = "structure encoder (egnn)"
+    config: EgnnConfig
 
     def __init__(self, config: EgnnConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.width = config.hidden
         self.between = config.hidden  # of rows between layers
         self.letter = nn.Embedding(KINDS, config.hidden)
         self.layers = nn.ModuleList(Layer(config.hidden, i + 1 < config.layers) for i in range(config.layers))
         self.norm = nn.LayerNorm(config.hidden)
 
-    @classmethod
-    def build(cls, config: EgnnConfig) -> Self:
-        module = weights.empty(lambda: cls(config))
-        if config.weights == weights.RANDOM:
-            return weights.initialise(module, config.seed, WHAT)
-        path = weights.locate(config.weights, WHAT)
-        return weights.fill(module, weights.read(path, WHAT), path, WHAT)
-
-    @classmethod
-    def skeleton(cls, config: EgnnConfig, folder: Path) -> Self:
-        """Without values, for a state dict to fill."""
-        return weights.empty(lambda: cls(config))
-
-    def save_files(self, folder: Path) -> None:
-        """Nothing: the configuration says it all."""
-
     def settings(self) -> dict[str, Any]:
         """What besides the weights decides the features: the graph, and how much of a structure is seen."""
         return {"nearest": self.config.nearest, "max_length": self.config.max_length}
-
-    def forward(self, structures: Structures) -> Tokens:
-        """Node features, one row per structure residue."""
-        graph = self.run(self.begin(structures), range(len(self.layers)))
-        return Tokens(self.finish(graph), structures.offsets, structures.positions)
 
     def begin(self, structures: Structures) -> Graph:
         source, target = neighbours.nearest(structures, self.config.nearest)
@@ -103,15 +81,8 @@ class Egnn(nn.Module):
         points = structures.coordinates[:, ALPHA].float() / UNIT
         return Graph(self.letter(kinds(structures.letters)), points, source, target, along)
 
-    def run(self, graph: Graph, layers: range) -> Graph:
-        """Through these layers."""
-        for i in layers:
-            graph = self.layers[i](graph)
-        return graph
-
-    def finish(self, graph: Graph) -> Tensor:
-        """[N, width]."""
-        return self.norm(graph.nodes)
+    def finish(self, state: Graph) -> Tensor:
+        return self.norm(state.nodes)
 
 
 class Layer(nn.Module):

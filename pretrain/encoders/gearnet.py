@@ -24,9 +24,10 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from pretrain.batch import Structures, Tokens, owners_of
+from pretrain.batch import Structures, owners_of
 from pretrain.config import Config
 from pretrain.encoders import weights
+from pretrain.encoders.graphs import GraphEncoder
 from pretrain.encoders.neighbours import ALPHA, Pairs, near
 
 RESIDUES = "GASPVTCILNDQKEMHFRYW"  # TorchDrug's order; any other letter is the 21st kind
@@ -35,7 +36,6 @@ RADIUS = 10.0  # Å
 NEAREST = 10
 SEPARATION = 5  # residues along the chain, at least, between neighbours in space
 RELATIONS = 2 * REACH + 3
-WHAT = "structure encoder (gearnet)"
 
 _letters = torch.full((256,), len(RESIDUES))
 _letters[list(RESIDUES.encode())] = torch.arange(len(RESIDUES))
@@ -71,14 +71,15 @@ class State:
         return replace(self, rows=rows.to(self.rows.dtype))
 
 
-class GearNet(nn.Module):
-    """Frozen or trainable. Names follow TorchDrug's, but for `norm`. `begin`, `run` and `finish` are what `forward`
-    does, for models that come in between."""
+class GearNet(GraphEncoder):
+    """The layers' outputs side by side. Names follow TorchDrug's, but for `norm`."""
+
+    WHAT = "structure encoder (gearnet)"
+    config: GearNetConfig
 
     def __init__(self, config: GearNetConfig):
-        super().__init__()
         kind = config.norm or ("layer" if config.weights == weights.RANDOM else "batch")
-        self.config = config.model_copy(update={"norm": kind})
+        super().__init__(config.model_copy(update={"norm": kind}))
         self.width = config.layers * config.hidden
         self.between = config.hidden  # of rows between layers
         norm = nn.LayerNorm if kind == "layer" else RunningNorm
@@ -87,35 +88,16 @@ class GearNet(nn.Module):
         self.norms = nn.ModuleList(norm(config.hidden) for _ in range(config.layers))
 
     @classmethod
-    def build(cls, config: GearNetConfig) -> Self:
-        module = weights.empty(lambda: cls(config))
-        if config.weights == weights.RANDOM:
-            return weights.initialise(module, config.seed, WHAT)
-        path = weights.locate(config.weights, WHAT)
-        data = weights.read(path, WHAT)
+    def named(cls, data: dict[str, Any], path: Path) -> dict[str, Tensor]:
         state = data["model"] if isinstance(data.get("model"), dict) else data
         if any(name.startswith("edge_layers.") for name in state):
-            raise ValueError(f"{WHAT}: {path} is a GearNet-Edge, whose edge messages are not here; give a GearNet")
-        named = {re.sub(r"\bbatch_norm(s?)\.", r"norm\1.", name): tensor for name, tensor in state.items()}
-        return weights.fill(module, named, path, WHAT)
-
-    @classmethod
-    def skeleton(cls, config: GearNetConfig, folder: Path) -> Self:
-        """Without values, for a state dict to fill."""
-        return weights.empty(lambda: cls(config))
-
-    def save_files(self, folder: Path) -> None:
-        """Nothing: the configuration says it all."""
+            raise ValueError(f"{cls.WHAT}: {path} is a GearNet-Edge, whose edge messages are not here; give a GearNet")
+        return {re.sub(r"\bbatch_norm(s?)\.", r"norm\1.", name): tensor for name, tensor in state.items()}
 
     def settings(self) -> dict[str, Any]:
         """What besides the weights decides the features: the graph, and how much of a structure is seen."""
         graph = {"reach": REACH, "radius": RADIUS, "nearest": NEAREST, "separation": SEPARATION}
         return {**graph, "max_length": self.config.max_length}
-
-    def forward(self, structures: Structures) -> Tokens:
-        """The layers' outputs side by side, one row per structure residue."""
-        values = self.finish(self.run(self.begin(structures), range(len(self.layers))))
-        return Tokens(values, structures.offsets, structures.positions)
 
     def begin(self, structures: Structures) -> State:
         from torch_geometric import EdgeIndex  # seconds to import, and a run without structures needs none of it
@@ -140,7 +122,6 @@ class GearNet(nn.Module):
         return replace(state, rows=rows, kept=kept)
 
     def finish(self, state: State) -> Tensor:
-        """[N, width]."""
         return torch.cat([*state.kept, state.rows], dim=1)
 
 

@@ -12,17 +12,17 @@ Legend: N residues, E edges, S scalar channels, V vector channels.
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad, silu
 
-from pretrain.batch import Structures, Tokens, owners_of
+from pretrain.batch import Structures, owners_of
 from pretrain.config import Config
-from pretrain.encoders import neighbours, weights
+from pretrain.encoders import neighbours
+from pretrain.encoders.graphs import GraphEncoder
 from pretrain.encoders.letters import KINDS, kinds
 from pretrain.encoders.neighbours import ALPHA
 from pretrain.sample import BACKBONE
@@ -32,7 +32,6 @@ RADIAL = 16  # bumps over 0–20 Å
 FARTHEST = 20.0
 ALONG = 16  # sines and cosines of the distance along the chain
 TINY = 1e-8  # Å²
-WHAT = "structure encoder (gvp)"
 
 
 class GvpConfig(Config):
@@ -80,12 +79,12 @@ class Graph:
         return replace(self, nodes=Pair(rows.to(self.nodes.scalars.dtype), self.nodes.vectors))
 
 
-class Gvp(nn.Module):
-    """Frozen or trainable. `begin`, `run` and `finish` are what `forward` does, for models that come in between."""
+class Gvp(GraphEncoder):
+    WHAT = "structure encoder (gvp)"
+    config: GvpConfig
 
     def __init__(self, config: GvpConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.width = config.scalars
         self.between = config.scalars  # of rows between layers
         node, edge = (config.scalars, config.vectors), (config.edge_scalars, config.edge_vectors)
@@ -98,30 +97,9 @@ class Gvp(nn.Module):
         self.norm = Norm(*node)
         self.out = Perceptron(node, (config.scalars, 0))
 
-    @classmethod
-    def build(cls, config: GvpConfig) -> Self:
-        module = weights.empty(lambda: cls(config))
-        if config.weights == weights.RANDOM:
-            return weights.initialise(module, config.seed, WHAT)
-        path = weights.locate(config.weights, WHAT)
-        return weights.fill(module, weights.read(path, WHAT), path, WHAT)
-
-    @classmethod
-    def skeleton(cls, config: GvpConfig, folder: Path) -> Self:
-        """Without values, for a state dict to fill."""
-        return weights.empty(lambda: cls(config))
-
-    def save_files(self, folder: Path) -> None:
-        """Nothing: the configuration says it all."""
-
     def settings(self) -> dict[str, Any]:
         """What besides the weights decides the features: the graph, and how much of a structure is seen."""
         return {"nearest": self.config.nearest, "max_length": self.config.max_length}
-
-    def forward(self, structures: Structures) -> Tokens:
-        """Scalars, one row per structure residue; the same wherever the protein lies and however it is turned."""
-        graph = self.run(self.begin(structures), range(len(self.layers)))
-        return Tokens(self.finish(graph), structures.offsets, structures.positions)
 
     def begin(self, structures: Structures) -> Graph:
         source, target = neighbours.nearest(structures, self.config.nearest)
@@ -131,15 +109,8 @@ class Gvp(nn.Module):
         lengths, ways = (each.to(letter.dtype) for each in between(structures, source, target))
         return Graph(nodes, self.edge_norm(self.edge(Pair(lengths, ways))), source, target)
 
-    def run(self, graph: Graph, layers: range) -> Graph:
-        """Through these layers."""
-        for i in layers:
-            graph = self.layers[i](graph)
-        return graph
-
-    def finish(self, graph: Graph) -> Tensor:
-        """[N, width]."""
-        return self.out(self.norm(graph.nodes)).scalars
+    def finish(self, state: Graph) -> Tensor:
+        return self.out(self.norm(state.nodes)).scalars
 
 
 class Perceptron(nn.Module):
