@@ -190,11 +190,19 @@ def term_codes(batch: Batch) -> Tensor:
     return _codes(batch.terms, b"terms")
 
 
+def protein_codes(batch: Batch) -> Tensor:
+    """int64 [B], on the CPU: a hash of each protein's key."""
+    return torch.tensor([_number(key.encode(), b"protein") for key in batch.keys], dtype=torch.int64)
+
+
+def _number(data: bytes, kind: bytes) -> int:
+    return int.from_bytes(blake2b(data, digest_size=8, person=kind).digest(), "little", signed=True)
+
+
 def _codes(said: Texts | Terms, kind: bytes) -> Tensor:
     ids, offsets = said.ids.cpu().numpy(), said.offsets.tolist()
     spans = [ids[start:stop].tobytes() for start, stop in pairwise(offsets)]
-    hashes = [blake2b(span, digest_size=8, person=kind).digest() if span else bytes(8) for span in spans]
-    return torch.tensor([int.from_bytes(each, "little", signed=True) for each in hashes], dtype=torch.int64)
+    return torch.tensor([_number(span, kind) if span else 0 for span in spans], dtype=torch.int64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,18 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Tokens, of_view, text_codes
+from pretrain.batch import (
+    Batch,
+    Embeddings,
+    Features,
+    Latents,
+    Loss,
+    Losses,
+    Tokens,
+    of_view,
+    protein_codes,
+    text_codes,
+)
 from pretrain.config import Config
 from pretrain.encoders.bundle import Encoder, headless
 from pretrain.layers.projection import Head, Temperature, check_encoded, mean, on_sphere
@@ -172,7 +183,8 @@ class AlignPro(nn.Module):
         pairs = [pair for pair, _ in self.terms.values()]
         grouped = [pair for pair in pairs if FUNCTION in pair]
         heat = torch.cat([each() for each in self.temperatures.values()])
-        return Rows(embeddings, present, pairs, heat, self._codes(batch) if grouped else None, grouped)
+        proteins = protein_codes(batch).to(batch.slots.device)
+        return Rows(embeddings, present, pairs, heat, self._codes(batch) if grouped else None, grouped, proteins)
 
     def _means(self, features: Features, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """([B, D], bool [B] whether it has any) of each modality."""

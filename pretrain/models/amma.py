@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Tokens
+from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Tokens, protein_codes
 from pretrain.config import Config
 from pretrain.layers import flops
 from pretrain.layers.decoder import Decoder, DecoderConfig, Sees
@@ -189,7 +189,7 @@ class Amma(nn.Module):
             assert task == "losses", "only the contrastive variant has negatives"
             return self._reconstruct(features, batch, visible)
         alone = self._alone({m: features[m].select(visible[m]) for m in self.modalities})
-        rows = Rows(*alone, self.pairs, self.temperature())
+        rows = Rows(*alone, self.pairs, self.temperature(), proteins=protein_codes(batch).to(batch.slots.device))
         return rows if task == "negatives" else self._contrast(rows, batch, negatives)
 
     def embed(self, features: Features, batch: Batch | None = None) -> Embeddings:

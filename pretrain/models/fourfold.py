@@ -38,6 +38,7 @@ from pretrain.batch import (
     Tokens,
     offsets_of,
     owners_of,
+    protein_codes,
     text_codes,
 )  # fmt: skip
 from pretrain.config import Config
@@ -290,6 +291,6 @@ class Fourfold(nn.Module):
     def _rows(self, alone: dict[Modality, Tokens], batch: Batch) -> Rows:
         pairs = self.config.pairs
         grouped = [pair for pair in pairs if FUNCTION in pair]
-        codes = text_codes(batch).unsqueeze(1).to(batch.slots.device) if grouped else None
+        codes, proteins = (each.to(batch.slots.device) for each in (text_codes(batch), protein_codes(batch)))
         heat = torch.cat([each() for each in self.temperatures.values()])
-        return Rows(*self._vectors(alone), pairs, heat, codes, grouped)
+        return Rows(*self._vectors(alone), pairs, heat, codes.unsqueeze(1) if grouped else None, grouped, proteins)

@@ -38,6 +38,7 @@ from pretrain.batch import (
     Structures,
     Tokens,
     lengths_of,
+    protein_codes,
     term_codes,
     text_codes,
 )
@@ -297,7 +298,8 @@ class Ssgi(nn.Module):
         grouped = [pair for pair in self.pairs if pair[1].removeprefix(HELD) in ANNOTATIONS]
         said = [text_codes(batch), *([term_codes(batch)] if self.terms else [])]
         codes = torch.stack(said, 1).to(batch.slots.device) if grouped else None
-        return Rows(embeddings, there, self.pairs, self.temperature(), codes, grouped)  # type: ignore[arg-type]
+        proteins = protein_codes(batch).to(batch.slots.device)
+        return Rows(embeddings, there, self.pairs, self.temperature(), codes, grouped, proteins)  # type: ignore[arg-type]
 
     def _read(self, encoded: dict[Modality, Tokens], *modalities: Modality) -> tuple[Residues, Tokens]:
         """Residues and their latents, of these modalities alone."""

@@ -36,6 +36,7 @@ from pretrain.batch import (
     Tokens,
     lengths_of,
     owners_of,
+    protein_codes,
     text_codes,
 )
 from pretrain.config import Config
@@ -186,8 +187,8 @@ class TwoTower(nn.Module):
             announced, seen = batch.lengths[m].tolist(), features[m].lengths.tolist()
             assert announced == seen, f"{m}: the batch announced tokens {announced}, the encoder gave {seen}"
         found, heat = self._embeddings(features), self.temperatures["contrastive"]()
-        codes = text_codes(batch).unsqueeze(1).to(batch.slots.device)
-        return Rows(found.values, found.present, [PAIR], heat, codes, [PAIR])
+        codes, proteins = (each.to(batch.slots.device) for each in (text_codes(batch), protein_codes(batch)))
+        return Rows(found.values, found.present, [PAIR], heat, codes.unsqueeze(1), [PAIR], proteins)
 
     def _residues(self, features: Features, batch: Batch | None) -> Tokens:
         """Of whole proteins: as they are given, or what the model's own language model makes of the batch."""

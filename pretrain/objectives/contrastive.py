@@ -36,6 +36,8 @@ class Rows:
     pairs: which names are compared with each other. temperature: [1], or [P], one for each pair.
     codes: int64 [B, K]; in the pairs that are `grouped`, proteins with a code in common (0 is none) are positives of
     each other (`objectives.positives`). None where no pair is.
+    proteins: int64 [B], equal for rows of one protein, which a step may hold more than once: it is no negative of
+    itself in any pair. None: every row is another's.
     """
 
     embeddings: Mapping[Any, Tensor]
@@ -44,6 +46,7 @@ class Rows:
     temperature: Tensor
     codes: Tensor | None = None
     grouped: Collection[Pair] = ()
+    proteins: Tensor | None = None
 
     def both(self, pair: Pair) -> Tensor:
         """bool [B]: the rows that have both sides of `pair`."""
@@ -69,31 +72,31 @@ class Sums:
 class Compared:
     """Every row of a step. own: bool [S], which of them are live here. sums: pair → what its rows score.
 
-    group: int64 [S], equal for rows that are each other's positives; None where no pair is grouped.
+    group: pair → int64 [S], equal for rows that are each other's positives; a pair that is not there has none.
     """
 
     rows: Rows
     own: Tensor
     sums: Mapping[Pair, Sums]
-    group: Tensor | None = None
+    group: Mapping[Pair, Tensor]
 
     def info_nce(self, pair: Pair) -> tuple[Tensor, int]:
         """(the own rows' part of the pair's InfoNCE, how many of them have both sides)."""
         left, right, both = self.rows.embeddings[pair[0]], self.rows.embeddings[pair[1]], self.rows.both(pair)
         heat = self.rows.heat(pair)
         part = info_nce(left, right, both, self.own, heat, self.sums[pair])
-        if self.group is not None and pair in self.rows.grouped:
-            part = part + spread(left, right, both, self.own, heat, self.group)
+        if pair in self.group:
+            part = part + spread(left, right, both, self.own, heat, self.group[pair])
         return part, int((both & self.own).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Negatives:
-    """Every row of a step at its slot, as constants, its sums and its group."""
+    """Every row of a step at its slot, as constants, its sums and its groups."""
 
     rows: Rows
     sums: Mapping[Pair, Sums]
-    group: Tensor | None = None
+    group: Mapping[Pair, Tensor]
 
     def with_own(self, rows: Rows, slots: Tensor) -> Compared:
         """The step's rows, those at `slots` [B] replaced by live ones."""
@@ -110,8 +113,8 @@ def gather(rows: Rows) -> Compared:
     table, start = gather_rows(_pack(rows))
     step = _unpack(table, rows)
     own = _marked(step, torch.arange(start, start + len(_pack(rows)), device=table.device))
-    group = None if rows.codes is None else groups(gather_rows(rows.codes)[0])
-    return Compared(step, own, _sums(step, own), group)
+    codes, proteins = (None if each is None else gather_rows(each)[0] for each in (rows.codes, rows.proteins))
+    return Compared(step, own, _sums(step, own), _groups(rows, codes, proteins))
 
 
 def collect(parts: Sequence[Rows], slots: Sequence[Tensor]) -> Negatives:
@@ -123,10 +126,23 @@ def collect(parts: Sequence[Rows], slots: Sequence[Tensor]) -> Negatives:
     mine = torch.cat(list(slots))
     places, _ = gather_rows(mine)
     size = int(places.max()) + 1 if len(places) else 0
-    step, group = _unpack(_at(places, table, size), parts[0]), None
-    if codes := [part.codes for part in parts if part.codes is not None]:
-        group = groups(_at(places, gather_rows(torch.cat(codes))[0], size))
-    return Negatives(step, _sums(step, _marked(step, mine)), group)
+    step = _unpack(_at(places, table, size), parts[0])
+    codes, proteins = (
+        _at(places, gather_rows(torch.cat(each))[0], size)
+        if (each := [one for one in said if one is not None])
+        else None
+        for said in ([part.codes for part in parts], [part.proteins for part in parts])
+    )
+    return Negatives(step, _sums(step, _marked(step, mine)), _groups(parts[0], codes, proteins))
+
+
+def _groups(rows: Rows, codes: Tensor | None, proteins: Tensor | None) -> dict[Pair, Tensor]:
+    """Which of the step's rows are each other's positives, by pair. codes, proteins: of all rows."""
+    same = [] if proteins is None else [proteins.unsqueeze(1)]
+    alone = groups(same[0]) if same else None
+    alike = alone if codes is None else groups(torch.cat([codes, *same], 1))
+    found = {pair: alike if pair in rows.grouped else alone for pair in rows.pairs}
+    return {pair: group for pair, group in found.items() if group is not None}
 
 
 def info_nce(
@@ -301,4 +317,4 @@ def _unpack(table: Tensor, like: Rows) -> Rows:
     *values, flags = table.split([*widths, len(like.present)], dim=1)
     embeddings = dict(zip(like.embeddings, values, strict=True))
     present = {name: flags[:, i] > 0.5 for i, name in enumerate(like.present)}
-    return replace(like, embeddings=embeddings, present=present, codes=None)
+    return replace(like, embeddings=embeddings, present=present, codes=None, proteins=None)

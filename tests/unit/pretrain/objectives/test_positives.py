@@ -146,3 +146,27 @@ def test_each_pair_has_its_temperature() -> None:
         assert torch.equal(value, info_nce(tables[pair[0]], tables[pair[1]], both, every, torch.tensor(heat)))
         (grad,) = torch.autograd.grad(value, heats)
         assert grad[place] != 0 and grad[1 - place] == 0
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_protein_is_no_negative_of_itself(grouped: bool) -> None:
+    """It may be in a step twice, with another text or structure: in every pair, grouped by text or not."""
+    (left, right, heat), both, codes = example()
+    proteins = torch.tensor([7, 1, 7, 2, 3, 4, 5, 6, 8, 9, 1, 7])
+    pair, every = [PAIR] if grouped else [], torch.cat([codes, proteins.unsqueeze(1)], 1)
+    sides = dict(zip(PAIR, (left.float(), right.float()), strict=True))
+    rows = Rows(sides, dict.fromkeys(PAIR, both), [PAIR], heat.float(), codes if grouped else None, pair, proteins)
+    wanted = naive(left, right, both.tolist(), heat, groups(every if grouped else proteins.unsqueeze(1)).tolist())
+    assert gather(rows).info_nce(PAIR)[0].item() == pytest.approx(wanted.item(), rel=1e-5)
+    order = torch.randperm(len(both), generator=torch.Generator().manual_seed(0))
+    cut = [order[:5], order[5:]]
+    parts = [
+        replace(
+            rows, embeddings={name: table[at] for name, table in sides.items()}, present=dict.fromkeys(PAIR, both[at]),
+            codes=codes[at] if grouped else None, proteins=proteins[at],
+        )
+        for at in cut
+    ]  # fmt: skip
+    negatives = collect(parts, cut)
+    total = sum(negatives.with_own(part, at).info_nce(PAIR)[0].item() for part, at in zip(parts, cut, strict=True))
+    assert total == pytest.approx(wanted.item(), rel=1e-5)
