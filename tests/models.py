@@ -75,6 +75,11 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "unimodal-egnn": ({"kind": "unimodal", "modality": "structure"}, {"structure": EGNN}),
     "unimodal-vit": ({"kind": "unimodal", "modality": "image"}, {}),
 }
+# Every model once, and once more where it is another one by what it trains or compares.
+EACH = {
+    "amma", "align-pro", "align-pro-trained", "bihierarchical-gvp", "ssgi", "fourfold", "two-tower", "unimodal-esm",
+    "unimodal-gvp",
+}  # fmt: skip
 
 
 def config_of(name: str) -> ModelConfig:

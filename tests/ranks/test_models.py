@@ -13,21 +13,10 @@ import torch.distributed as dist
 from pretrain import distributed
 from pretrain.engine import Engine, EngineConfig, OptimizerConfig, start
 from pretrain.sample import Modality
-from tests.models import MODELS, batch_of, build, config_of, sample
+from tests.models import EACH, MODELS, batch_of, build, config_of, sample
 from tests.ranks.processes import run
 
 PROTEINS, STAGES, FEWER = 4, (0, 1, 2, 3), (2, 3)
-WHOLE = {
-    "amma",
-    "align-pro",
-    "align-pro-trained",
-    "bihierarchical-gvp",
-    "ssgi",
-    "fourfold",
-    "two-tower",
-    "unimodal-esm",
-    "unimodal-gvp",
-}  # every model at every stage; its variants at those that cut most
 pytestmark = pytest.mark.timeout(900)  # one fixture runs all models: three minutes on two free cores
 
 
@@ -46,7 +35,7 @@ def _every(stages: tuple[int, ...]) -> dict[str, list[list[dict]]]:
 
 
 def _stages(name: str) -> tuple[int, ...]:
-    return STAGES if name in WHOLE else FEWER
+    return STAGES if name in EACH else FEWER  # those that cut most
 
 
 def _steps(name: str, stages: Sequence[int]) -> list[list[dict]]:
@@ -89,7 +78,7 @@ def found() -> tuple[list[dict], list[dict]]:
 
 
 def test_every_model_is_there_at_every_stage() -> None:
-    assert MODELS.keys() >= WHOLE and {config_of(name).kind for name in WHOLE} == {config_of(m).kind for m in MODELS}
+    assert MODELS.keys() >= EACH and {config_of(name).kind for name in EACH} == {config_of(m).kind for m in MODELS}
 
 
 @pytest.mark.parametrize("name", MODELS)
