@@ -151,7 +151,7 @@ class TwoTower(nn.Module):
         assert batch is not None, f"{task} need the batch: the language model is the model's own"
         encoder, _ = self._parts()
         asked, draw = (each.to(batch.sequence.letters.device) for each in self._asked(batch))
-        shown = changed(batch.sequence.letters, asked, draw, HIDDEN)
+        shown = changed(batch.sequence.letters, asked, draw, HIDDEN, self.training)
         residues = encoder(Sequences(shown, batch.sequence.offsets))
         rows = self._rows({SEQUENCE: residues.crop(batch.window), FUNCTION: features[FUNCTION]}, batch)
         if task == "negatives":

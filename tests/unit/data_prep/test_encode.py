@@ -31,6 +31,7 @@ from tests.unit.datasets import mixed, protein, write
 
 SEQUENCE, STRUCTURE, FUNCTION, IMAGE = Modality
 SMALL = (
+    "encoders.sequence.weights=random", "encoders.structure.weights=random",
     "encoders.crop=20", "encoders.image_tokens=9", "encoders.sequence.max_length=50", "encoders.sequence.layers=2",
     "encoders.sequence.width=16", "encoders.sequence.heads=2", "encoders.structure.hidden=8",
     "encoders.structure.layers=2", "encoders.function.weights=random", "encoders.function.layers=1",

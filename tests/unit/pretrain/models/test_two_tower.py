@@ -90,7 +90,7 @@ def by_hand(model: TwoTower, features: Features, batch: Batch) -> dict[str, Tens
             sides.append(None)
             continue
         asked, draw = hide(torch.tensor([len(letters)]), batch.seed, batch.step, batch.slots[i : i + 1], 0.3)
-        shown = changed(letters, asked, draw, HIDDEN)
+        shown = changed(letters, asked, draw, HIDDEN, model.training)
         rows = encoder(Sequences(shown, torch.tensor([0, len(letters)]))).values
         targets = tokens_of(letters[asked])
         alone = torch.log_softmax(encoder.head(rows[asked], encoder.embed), 1)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from pretrain.objectives.masked import without
+from pretrain.objectives.masked import changed, without
 from tests.unit.pretrain.encoders.test_graphs import batch
 from tests.unit.pretrain.encoders.test_graphs import without as lacking
 
@@ -36,3 +36,11 @@ def test_a_hidden_residue_lies_between_those_that_are_seen() -> None:
     moved = replace(given, coordinates=given.coordinates + 50 * hidden.view(-1, 1, 1))
     assert torch.equal(without(moved, hidden).coordinates, found.coordinates)
     assert not len(without(batch([0]), hidden[:0]).letters)
+
+
+def test_where_nothing_is_trained_all_that_is_asked_for_is_hidden() -> None:
+    letters, asked = torch.full((40,), ord("A"), dtype=torch.uint8), torch.arange(40) % 3 == 0
+    draw = torch.linspace(0, 0.99, 40, dtype=torch.float64)
+    assert torch.equal(changed(letters, asked, draw, 0, training=False) == 0, asked)
+    shown = changed(letters, asked, draw, 0, training=True)
+    assert (shown[asked] != 0).any() and torch.equal(shown[~asked], letters[~asked])

@@ -1,0 +1,76 @@
+"""The small encoders that the package brings: they load, are what their cards say, and have learnt something."""
+
+import json
+import logging
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+import fourfold
+from pretrain.batch import Sequences
+from pretrain.encoders.bundle import Encoders, EncodersConfig
+from pretrain.encoders.esm import HIDDEN, Esm, tokens_of
+from pretrain.sample import Modality, Sample, letter_codes
+
+FOLDER = Path(fourfold.__file__).parent / "pretrain" / "encoders" / "trained"
+SAMPLE = Path(fourfold.__file__).parent / "data_prep" / "sample"
+KINDS = {"esm": Modality.SEQUENCE, "gearnet": Modality.STRUCTURE, "gvp": Modality.STRUCTURE}
+MOST = 20e6  # bytes of all together
+
+
+@pytest.fixture(scope="module")
+def proteins() -> list[Sample]:
+    paths = sorted((SAMPLE / "structures").glob("*_*.gz"))[:16]
+    return [one for path in paths for one in fourfold.read(path)]
+
+
+def test_there_are_these_and_they_are_small() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == KINDS.keys()
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*")) < MOST
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_embeds_and_its_card_says_what_it_saw(name: str, proteins: list[Sample]) -> None:
+    model = fourfold.load(FOLDER / name)
+    assert model.modalities == (KINDS[name],) and model.config["weights"]["dtype"] == "bfloat16"
+    found = model.embed(proteins)
+    assert found.present[KINDS[name]].all() and found.fused.std(0).min() > 0
+    card = (FOLDER / name / "README.md").read_text()
+    for part in ("pack-held", "Perplexity of hidden residues: ", "CC BY 4.0", "Apache-2.0", "| train | "):
+        assert part in card, part
+    assert "random weights" not in card.lower() and "/tmp" not in card + json.dumps(model.config)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_configuration_names_it_by_package_and_no_more(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    asked = {"kind": name, "weights": f"package:pretrain/encoders/trained/{name}"}
+    with caplog.at_level(logging.WARNING):
+        encoders = Encoders.build(EncodersConfig.model_validate({KINDS[name].value: asked}))
+    assert not caplog.records
+    inside = fourfold.load(FOLDER / name).encoders.state_dict()
+    assert encoders.state_dict().keys() == inside.keys()
+    assert all(torch.equal(tensor, inside[key]) for key, tensor in encoders.state_dict().items())
+
+
+def test_the_language_model_tells_hidden_residues_better_than_their_frequencies() -> None:
+    encoder = Encoders.build(
+        EncodersConfig.model_validate({"sequence": {"weights": "package:pretrain/encoders/trained/esm"}})
+    ).sequence
+    assert isinstance(encoder, Esm)
+    proteins = fourfold.read(SAMPLE / "uniprot" / "more.fasta")
+    letters = [torch.from_numpy(letter_codes((one.sequence or "")[:512]).copy()) for one in proteins]
+    counts = Counter(torch.cat(letters).tolist())
+    generator = torch.Generator().manual_seed(0)
+    model = guess = asked = 0.0
+    for given in letters:
+        hidden = torch.rand(len(given), generator=generator) < 0.15
+        shown = torch.where(hidden, torch.full_like(given, HIDDEN), given)
+        with torch.no_grad():
+            told = encoder.logits(Sequences(shown, torch.tensor([0, len(given)]))).log_softmax(1)
+        model -= float(told[hidden].gather(1, tokens_of(given[hidden]).unsqueeze(1)).sum())
+        guess -= sum(math.log(counts[letter] / counts.total()) for letter in given[hidden].tolist())
+        asked += float(hidden.sum())
+    assert math.exp(model / asked) < 0.98 * math.exp(guess / asked)  # the sample's own
