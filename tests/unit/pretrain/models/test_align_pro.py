@@ -104,8 +104,8 @@ def test_same_texts_are_positives_also_by_a_chain() -> None:
         features, batch = given(model, encoders, step)
         rows: Any = model(features, batch, task="negatives")
         negatives = collect([rows], [batch.slots])
-        assert negatives.group is not None
-        joined.append(len({int(negatives.group[i]) for i in (0, 1, 5)}))
+        joined.append(len({int(negatives.group[SEQUENCE, FUNCTION][i]) for i in (0, 1, 5)}))
+        assert len(negatives.group[SEQUENCE, STRUCTURE].unique()) == len(HAS), "proteins that show no text are alone"
         assert set(rows.grouped) == {pair for pair, _ in model.terms.values() if FUNCTION in pair}
     assert {1, 2} <= set(joined) <= {1, 2, 3}
 
