@@ -26,7 +26,7 @@ from uuid import uuid4
 from pydantic import PositiveInt
 
 from data_prep.workers import Workers
-from pretrain.config import Config, dump, load
+from pretrain.config import Config, load
 from pretrain.data.features import FOLDER, FORMAT, SUMMARY
 from pretrain.data.index import MANIFEST
 from pretrain.places import Place
@@ -98,7 +98,7 @@ def run(
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{place} is no data set ({type(error).__name__}: {error}); prepare it first") from error
     trained = tuple(modality.value for modality in asked.model.trains)
-    arguments = (place, dump(asked.frozen), trained, asked.engine.precision, config.tokens)
+    arguments = (place, asked.frozen, trained, asked.engine.precision, config.tokens)
     with _alone(place) as scratch, _pool(workers, address, (*arguments, scratch)) as pool:
         told, written = pool.identity(), []
         for done, some in enumerate(pool.run(shards), 1):

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 
 from pretrain.codec import decode, whole
-from pretrain.config import validate
 from pretrain.data.collate import pack
 from pretrain.data.dataset import members
 from pretrain.data.draw import InputSpec, Row, alone, items, size
@@ -52,13 +51,13 @@ class Written:
 
 
 class Encoding:
-    """encoders: an `EncodersConfig` as plain tables. trained: modalities whose encoders the model trains, so that their
-    features are worth nothing later. tokens: per batch. scratch: where files grow that appear later."""
+    """encoders: as configured; what was left to weights stays so. trained: modalities whose encoders the model trains,
+    whose features are worth nothing later. tokens: per batch. scratch: where files grow that appear later."""
 
     def __init__(
         self,
         place: Place,
-        encoders: dict[str, Any],
+        encoders: EncodersConfig,
         trained: tuple[str, ...],
         precision: str,
         tokens: int,
@@ -75,7 +74,7 @@ class Encoding:
     @cached_property
     def encoders(self) -> Encoders:
         """Built when first asked for: what an actor cannot build, it can say, and not only die of."""
-        built = Encoders.build(validate(EncodersConfig, self._asked, "encoders"))
+        built = Encoders.build(self._asked)
         built.identity()  # of the weights as they are
         return built.to(self.device, torch.bfloat16 if self.computed["precision"] == "bf16" else torch.float32)
 

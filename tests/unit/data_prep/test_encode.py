@@ -240,6 +240,15 @@ def _children(process: int) -> list[int]:
     return found
 
 
+def test_encoders_are_those_that_training_builds_where_weights_say_the_most(tmp_path):
+    """What a configuration leaves to its weights is left to them by workers on Ray as well."""
+    folder = write(tmp_path / "data", {"train": [protein(f"P{i}", SEQUENCE, STRUCTURE, length=30) for i in range(4)]})
+    asked = EncodeConfig(run="amma/tiny.toml", overrides=('model.modalities=["sequence","structure"]',), tokens=300)
+    told = {each.modality: each.folder for each in encode.run(Place(str(folder)), asked, workers=1)}
+    names = Encoders.build(encode.check(asked).frozen).identity()
+    assert told == {modality: f"features/{one['features']}" for modality, one in names.items()}
+
+
 def test_one_job_at_a_time(copied):
     with encode._alone(Place(str(copied))), pytest.raises(ValueError, match=r"another run is encoding .* now"):
         encode.run(Place(str(copied)), CONFIG, workers=0)
