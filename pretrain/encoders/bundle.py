@@ -251,7 +251,8 @@ def headless(encoder: Any) -> Any:
 
 
 def _built(modality: Modality, one: Any) -> Encoder:
-    """An encoder with its weights; also those of a model that was exported, whose folder `weights` names then."""
+    """An encoder with its weights; also those of a model that was exported, whose folder `weights` names then. What is
+    at its default is left to that folder: a checkpoint's configuration spells defaults out too."""
     what = f"{modality} encoder ({one.kind})"
     if one.weights == weights.RANDOM or not (folder := weights.locate(one.weights, what)).is_dir():
         return ENCODERS[one.kind].build(one)
@@ -260,9 +261,10 @@ def _built(modality: Modality, one: Any) -> Encoder:
     theirs = getattr(validate(EncodersConfig, json.loads((folder / FILE).read_text()), str(folder / FILE)), modality)
     if theirs is None or theirs.kind != one.kind:
         raise ValueError(f"{what}: {folder} holds {theirs.kind if theirs else 'none'} for {modality}")
-    asked = {name: getattr(one, name) for name in one.model_fields_set - {"kind", "seed"}}
-    for name in sorted(asked.keys() - {"weights", "max_length"}):
-        if asked[name] is not None and asked[name] != getattr(theirs, name):
+    told = {name: getattr(one, name) for name in sorted(type(one).model_fields.keys() - {"kind", "seed"})}
+    asked = {name: value for name, value in told.items() if value != type(one).model_fields[name].default}
+    for name in asked.keys() - {"weights", "max_length"}:
+        if asked[name] != getattr(theirs, name):
             raise ValueError(
                 f"{what}: the configuration asks for {name} = {asked[name]}, {folder} has {getattr(theirs, name)}"
             )

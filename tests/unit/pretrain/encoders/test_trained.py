@@ -11,6 +11,7 @@ import torch
 
 import fourfold
 from pretrain.batch import Sequences
+from pretrain.config import dump
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.encoders.esm import HIDDEN, Esm, tokens_of
 from pretrain.sample import Modality, Sample, letter_codes
@@ -48,8 +49,10 @@ def test_each_embeds_and_its_card_says_what_it_saw(name: str, proteins: list[Sam
 def test_a_configuration_names_it_by_package_and_no_more(name: str, caplog: pytest.LogCaptureFixture) -> None:
     asked = {"kind": name, "weights": f"package:pretrain/encoders/trained/{name}"}
     with caplog.at_level(logging.WARNING):
-        encoders = Encoders.build(EncodersConfig.model_validate({KINDS[name].value: asked}))
-    assert not caplog.records
+        config = EncodersConfig.model_validate({KINDS[name].value: asked})
+        encoders = Encoders.build(config)
+        spelt = Encoders.build(EncodersConfig.model_validate(dump(config)))  # as a checkpoint holds it
+    assert not caplog.records and spelt.identity() == encoders.identity()
     inside = fourfold.load(FOLDER / name).encoders.state_dict()
     assert encoders.state_dict().keys() == inside.keys()
     assert all(torch.equal(tensor, inside[key]) for key, tensor in encoders.state_dict().items())
