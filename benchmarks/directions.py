@@ -4,11 +4,16 @@
     FOURFOLD_PACK=PACK FOURFOLD_EXPANDED=EXPANDED fourfold prepare held.toml --out DATA
     python benchmarks/directions.py --data DATA --pack PACK --structures EXPANDED --runs FOLDER [--budget MINUTES]
 
-Arms and claims are in `directions.toml`. Every arm trains for equal steps, on features that are stored beside DATA
-first; then its export embeds DeepFRI's chains, sequence and structure together, on which a probe is trained
-(`pretrain.evaluation.probes`), and the held-out triples of DATA, for retrieval. What is finished stays in FOLDER:
-further sittings of the same settings go on, and after `--budget` no run begins. The sources' figures are of full-size
-models; only directions are compared, and nothing was tuned for one to agree.
+Arms and claims are in `directions.toml`; `claims.py` reads it, and tells how they came out. Every arm trains for equal
+steps, on features that are stored beside DATA first; then its export embeds DeepFRI's chains, sequence and structure
+together, on which a probe is trained (`pretrain.evaluation.probes`), and the held-out triples of DATA, for retrieval,
+less the mean of training proteins as `Embeddings.nearest` takes it. What is finished stays in FOLDER: further sittings
+of the same settings go on, and after `--budget` no run begins; `--arms` limits what is begun, not what is told. A run
+that fails is named, and left out.
+
+The sources' figures are of full-size models; only directions are compared, and nothing was tuned for one to agree: the
+arms are the tiny configurations as they are, which were made for the sample's few proteins. Align-Pro's are its first
+stage. `mean` is of EC, MF, BP and CC. Intervals are over seeds, of training and probe; the test proteins are the same.
 """
 
 import json
@@ -17,9 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -28,14 +31,12 @@ from typing import Any
 import chains
 import rows
 import torch
-from rich.console import Console
-from rich.table import Table
+from claims import SEEDS, Arm, claims_of, compared, report
 from safetensors.torch import load_file, save_file
 
 from data_prep.proteins import read
 from pretrain import config
 from pretrain.batch import Batch, Tokens
-from pretrain.config import dump
 from pretrain.data.dataset import Dataset
 from pretrain.encoders.bundle import TRAINED, Encoders, EncodersConfig
 from pretrain.evaluation.metrics import recall_at_k
@@ -46,30 +47,7 @@ from pretrain.models.unimodal import Unimodal, UnimodalConfig
 from pretrain.run import RunConfig
 from pretrain.sample import Modality, Sample, canonical
 
-CLAIMS = Path(__file__).with_suffix(".toml")
-SEEDS = (0, 1, 2)
-T95 = {2: 4.303, 1: 12.706}  # Student's t, by degrees of freedom: half of a 95 % interval over the standard error
 K = 10
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A shipped configuration, and what is changed in it. alone: a modality, whose encoder is taken as it is."""
-
-    config: str
-    changes: tuple[str, ...] = ()
-    alone: str = ""
-
-
-@dataclass(frozen=True)
-class Direction:
-    """A claim: `better` beats `other` in `metric`. seed: the two figures of the source, None where it has none."""
-
-    what: str
-    better: str
-    other: str
-    metric: str
-    seed: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -106,10 +84,11 @@ def finish(bench: Bench, name: str, arm: Arm, seed: int) -> dict[str, float]:
 
 def _same(bench: Bench, arm: Arm, out: Path) -> None:
     """Refuse a folder that was begun with other settings: its figures are not of what is asked for."""
-    run = dump(config.load(RunConfig, arm.config, list(arm.changes)))
+    run = _run(arm)
     made = {
-        "run": sha256(canonical(run).encode()).hexdigest(), "alone": arm.alone, "steps": bench.steps,
-        "batch": bench.batch, "most": bench.most, "data": Dataset.open(str(bench.data)).sha256,
+        "run": _digest(run.model_dump(mode="json", exclude_unset=True)), "alone": arm.alone,
+        "encoders": _weights(run.frozen.model_dump_json()), "tasks": _digest([task.chains for task in _tasks(bench)]),
+        "steps": bench.steps, "batch": bench.batch, "most": bench.most, "data": Dataset.open(str(bench.data)).sha256,
     }  # fmt: skip
     path = out / "made.json"
     if path.is_file() and (before := json.loads(path.read_text())) != made:
@@ -120,10 +99,25 @@ def _same(bench: Bench, arm: Arm, out: Path) -> None:
     path.write_text(json.dumps(made) + "\n")
 
 
+def _run(arm: Arm) -> RunConfig:
+    return config.load(RunConfig, arm.config, list(arm.changes))
+
+
+def _digest(told: Any) -> str:
+    return sha256(canonical(told).encode()).hexdigest()
+
+
+@cache
+def _weights(encoders: str) -> str:
+    """Of the encoders' weights as they are, which a configuration only names."""
+    made = Encoders.build(EncodersConfig.model_validate_json(encoders))
+    return _digest({modality: one["sha256"] for modality, one in made.identity().items()})
+
+
 def _alone(arm: Arm) -> Exported:
     """The configuration's encoder of one modality, with nothing over it but the mean."""
     modality = Modality(arm.alone)
-    run = config.load(RunConfig, arm.config)
+    run = _run(arm)
     encoders = EncodersConfig.model_validate({modality.value: getattr(run.encoders, modality)})
     model = Unimodal(UnimodalConfig.model_validate({"modality": modality}), None)
     return Exported(model.eval(), Encoders.build(encoders), UNNAMED, torch.device("cpu"))
@@ -145,21 +139,32 @@ def _trained(bench: Bench, arm: Arm, seed: int, out: Path) -> Exported:
 @cache
 def _stored(bench: Bench, arm: Arm) -> None:
     """Features of the arm's frozen encoders beside the data set: equal ones are there once for all arms and seeds."""
+    if bench.quick or not storable(arm):
+        return
     command = [sys.executable, "-m", "cluster.cli", "encode", arm.config, *arm.changes, "--data", str(bench.data)]
-    if not bench.quick:
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def storable(arm: Arm) -> bool:
+    """Whether any of its encoders stays as it is."""
+    model = _run(arm).model
+    return not set(model.modalities) <= set(model.trains)
 
 
 @cache
-def _chains(bench: Bench) -> tuple[list[chains.Task], list[Sample]]:
-    """The tasks, and the chains of all of them."""
-    tasks = [_part(task, bench.most) for task in chains.tasks(bench.pack, bench.data)]
-    keys = sorted({key for task in tasks for part in task.chains.values() for key in part})
-    return tasks, [one for key in keys for one in read(bench.structures / f"{key}.cif.gz")]
+def _tasks(bench: Bench) -> list[chains.Task]:
+    return [_part(task, bench.most) for task in chains.tasks(bench.pack, bench.data)]
+
+
+@cache
+def _chains(bench: Bench) -> list[Sample]:
+    """Those of all tasks."""
+    keys = sorted({key for task in _tasks(bench) for part in task.chains.values() for key in part})
+    return [one for key in keys for one in read(bench.structures / f"{key}.cif.gz")]
 
 
 def _probed(bench: Bench, model: Exported, seed: int) -> dict[str, float]:
-    tasks, samples = _chains(bench)
+    tasks, samples = _tasks(bench), _chains(bench)
     _remember(model, bench.runs / "features")
     embeddings = torch.from_numpy(model.embed(samples).fused)
     place = {sample.key.lower(): i for i, sample in enumerate(samples)}
@@ -208,86 +213,21 @@ def _retrieved(bench: Bench, model: Exported) -> dict[str, float]:
     count = min(bench.most, len(dataset.groups("test")[group]))
     samples = [dataset.read("test", group, i) for i in range(count)]
     found = model.embed(samples)
-    texts = [one.function.texts[0].text if one.function and one.function.texts else "" for one in samples]
+    texts = [
+        one.function.texts[0].text if one.function and one.function.texts else ("no text", i)
+        for i, one in enumerate(samples)
+    ]
     recall = {}
     for i, a in enumerate(model.modalities):
         for b in model.modalities[i + 1 :]:
             both = found.present[a] & found.present[b]
             if not both.any():
                 continue
-            one, other = (torch.from_numpy(found.alone[m][both]) for m in (a, b))
+            one, other = (torch.from_numpy(found.alone[m][both] - found.centres.get(m, 0)) for m in (a, b))
             same = [text for text, has in zip(texts, both, strict=True) if has] if Modality.FUNCTION in (a, b) else None
             result = recall_at_k(one, other, K, same)
             recall |= {f"{a}-{b}": result.recall, f"{a}-{b} chance": result.chance, f"{a}-{b} N": result.n}
     return recall
-
-
-def compared(direction: Direction, found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Any] | None:
-    """The claim as it came out: means, half-widths of 95 % intervals, and of the paired difference; None before both
-    arms have a run of one seed in common."""
-    better, other = (found.get(arm, {}) for arm in (direction.better, direction.other))
-    seeds = [
-        seed for seed in SEEDS if direction.metric in better.get(seed, {}) and direction.metric in other.get(seed, {})
-    ]
-    if not seeds:
-        return None
-    ours, theirs = ([arm[seed][direction.metric] for seed in seeds] for arm in (better, other))
-    gains = [a - b for a, b in zip(ours, theirs, strict=True)]
-    gain, half = statistics.mean(gains), _half(gains)
-    verdict = "agrees" if gain > 0 else "does not agree"
-    return {
-        **asdict(direction), "seeds": len(seeds), "ours": _mean(ours), "theirs": _mean(theirs),
-        "difference": {"mean": gain, "half": half}, "verdict": verdict, "clear": half is not None and abs(gain) > half,
-    }  # fmt: skip
-
-
-def _mean(values: Sequence[float]) -> dict[str, Any]:
-    return {"mean": statistics.mean(values), "half": _half(values), "values": list(values)}
-
-
-def _half(values: Sequence[float]) -> float | None:
-    """Half of a 95 % interval of the mean; None of one value."""
-    if len(values) < 2:
-        return None
-    return T95[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
-
-
-def report(claims: list[dict[str, Any]], left: int, path: Path | None) -> None:
-    table = Table("claim", "metric", "seed's", "ours", "difference", "direction", "seeds")
-    for claim in claims:
-        seed = "–" if claim["seed"] is None else "{:.3f} over {:.3f}".format(*claim["seed"])
-        ours = f"{claim['ours']['mean']:.3f} over {claim['theirs']['mean']:.3f}"
-        half = claim["difference"]["half"]
-        gain = f"{claim['difference']['mean']:+.3f}" + ("" if half is None else f" ± {half:.3f}")
-        verdict = claim["verdict"] + ("" if claim["clear"] else ", within noise")
-        table.add_row(claim["what"], claim["metric"], seed, ours, gain, verdict, str(claim["seeds"]))
-    Console(width=180).print(table)
-    if left:
-        print(f"{left} runs are not done yet: run again with the same --runs to go on")
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = [_row(claim) for claim in claims]
-        path.write_text(json.dumps(rows.machine() | {"runs_left": left, "rows": made}, indent=1) + "\n")
-
-
-def _row(claim: dict[str, Any]) -> dict[str, Any]:
-    """As of every benchmark, and what is more to say of means of few seeds."""
-    metric, ours, theirs = claim["metric"], claim["ours"]["mean"], claim["theirs"]["mean"]
-    unit = "recall" if "-" in metric else "Fmax"
-    row = rows.Row(f"{claim['what']} ({metric})", ours, theirs, claim["other"], ours / max(theirs, 1e-9), 1.0, unit)
-    return asdict(row) | {name: claim[name] for name in ("seed", "seeds", "difference", "verdict", "clear")} | {
-        "ours_each": claim["ours"], "peer_each": claim["theirs"],
-    }  # fmt: skip
-
-
-def claims_of(path: Path) -> tuple[dict[str, Arm], list[Direction]]:
-    tree = tomllib.loads(path.read_text())
-    arms = {
-        name: Arm(one["config"], tuple(one.get("changes", ())), one.get("alone", ""))
-        for name, one in tree["arms"].items()
-    }
-    made = [Direction(**(one | {"seed": tuple(one["seed"]) if "seed" in one else None})) for one in tree["directions"]]
-    return arms, made
 
 
 def main() -> None:
@@ -297,7 +237,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=float("inf"), help="minutes; no run begins after them")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=32, help="proteins a step")
-    arms, directions = claims_of(CLAIMS)
+    arms, directions = claims_of()
     parser.add_argument("--arms", nargs="*", choices=list(arms), help="of directions.toml; all, with --quick two")
     chosen, began = parser.parse_args(), time.monotonic()
     size = (
@@ -307,16 +247,23 @@ def main() -> None:
     )
     bench = Bench(chosen.data, chosen.pack, chosen.structures, chosen.runs, **size, quick=chosen.quick)
     found: dict[str, dict[int, dict[str, float]]] = {}
-    left = 0
+    told = list(arms)[:2] if chosen.quick and not chosen.arms else list(arms)
+    left, failed = 0, []
     for seed in SEEDS[:1] if chosen.quick else SEEDS:
-        for arm in chosen.arms or list(arms)[: 2 if chosen.quick else None]:
-            done = (bench.out(arm, seed) / "found.json").is_file()
-            if not done and time.monotonic() - began > 60 * chosen.budget:
+        for arm in told:
+            out = bench.out(arm, seed)
+            late = time.monotonic() - began > 60 * chosen.budget
+            if (late or arm not in (chosen.arms or told)) and not (out / "found.json").is_file():
                 left += 1
                 continue
-            found.setdefault(arm, {})[seed] = finish(bench, arm, arms[arm], seed)
+            try:
+                found.setdefault(arm, {})[seed] = finish(bench, arm, arms[arm], seed)
+            except subprocess.CalledProcessError as error:
+                failed.append(f"{arm}, seed {seed}: {error}; {out / 'output.txt'} has more")
     claims = [claim for direction in directions if (claim := compared(direction, found))]
     report(claims, left, chosen.json)
+    if failed:
+        sys.exit("\n".join(["failed:", *failed]))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ def test_a_folder_of_other_settings_is_refused(
     monkeypatch.setattr(benchmark, "_trained", lambda *_: None)
     monkeypatch.setattr(benchmark, "_probed", lambda *_: dict.fromkeys(("EC", "MF", "BP", "CC"), float(next(found))))
     monkeypatch.setattr(benchmark, "_retrieved", lambda *_: {})
+    monkeypatch.setattr(benchmark, "_tasks", lambda bench: [])
     quick = benchmark.Bench(data, tmp_path, tmp_path, tmp_path / "runs", 4, 8, 40)
     whole = benchmark.Bench(data, tmp_path, tmp_path, tmp_path / "runs", 600, 32, 10**9)
     arm = benchmark.Arm("amma/tiny.toml")
@@ -55,3 +56,32 @@ def test_a_folder_of_other_settings_is_refused(
     with pytest.raises(ValueError, match=r"run was \w+, is \w+\. Give another --runs"):
         benchmark.finish(quick, "amma", benchmark.Arm("amma/tiny.toml", ("model.sees=symmetric",)), 0)
     assert benchmark.finish(whole, "amma", arm, 1)["mean"] == 1
+
+
+def test_every_arm_is_a_run_and_every_claim_is_of_arms(benchmark: ModuleType) -> None:
+    arms, directions = benchmark.claims_of()
+    trained = {name for name, arm in arms.items() if not arm.alone and not benchmark.storable(arm)}
+    assert trained == {"bihierarchical", "bihierarchical-serial", "bihierarchical-parallel"}
+    metrics = {"EC", "MF", "BP", "CC", "mean", "sequence-structure", "sequence-function"}
+    for claim in directions:
+        assert {claim.better, claim.other} <= arms.keys() and claim.metric in metrics, claim
+        assert claim.seed is None or len(claim.seed) == 2
+    assert {name for claim in directions for name in (claim.better, claim.other)} == arms.keys()
+
+
+def test_a_claim_is_told_of_the_seeds_that_both_arms_have(benchmark: ModuleType) -> None:
+    claims = importlib.import_module("claims")
+    claim = claims.Direction("more over less", "more", "less", "EC", (0.9, 0.8))
+    assert benchmark.compared(claim, {"more": {0: {"EC": 0.5}}, "less": {1: {"EC": 0.4}}}) is None
+    one = benchmark.compared(claim, {"more": {0: {"EC": 0.5}}, "less": {0: {"EC": 0.5}}})
+    assert one["verdict"] == "does not agree" and one["difference"]["half"] is None and not one["clear"]
+    found = {
+        "more": {0: {"EC": 0.5}, 1: {"EC": 0.6}, 2: {"EC": 0.7}},
+        "less": {0: {"EC": 0.4}, 1: {"EC": 0.4}, 2: {"EC": 0.4}},
+    }
+    three = benchmark.compared(claim, found)
+    # Differences 0.1, 0.2, 0.3: mean 0.2, deviation 0.1, and t of two degrees of freedom is 4.303.
+    assert three["difference"] == pytest.approx({"mean": 0.2, "half": 4.303 * 0.1 / 3**0.5}) and not three["clear"]
+    row = claims._row(three)
+    assert row["ours"] == pytest.approx(0.6) and row["ratio"] == pytest.approx(1.5) and row["verdict"] == "agrees"
+    assert row["peer_name"] == "less" and row["seeds"] == 3 and row["unit"] == "Fmax"
