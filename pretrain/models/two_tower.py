@@ -151,7 +151,8 @@ class TwoTower(nn.Module):
         assert batch is not None, f"{task} need the batch: the language model is the model's own"
         encoder, _ = self._parts()
         asked, draw = (each.to(batch.sequence.letters.device) for each in self._asked(batch))
-        shown = changed(batch.sequence.letters, asked, draw, HIDDEN, self.training)
+        trained = self.training or task == "negatives"  # those of a step are of what the step is shown
+        shown = changed(batch.sequence.letters, asked, draw, HIDDEN, trained)
         residues = encoder(Sequences(shown, batch.sequence.offsets))
         rows = self._rows({SEQUENCE: residues.crop(batch.window), FUNCTION: features[FUNCTION]}, batch)
         if task == "negatives":
