@@ -8,7 +8,6 @@ import torch
 from pretrain import distributed
 from pretrain.batch import Batch
 from pretrain.checkpoint import Checkpoint, Failed, Saved
-from pretrain.config import dump
 from pretrain.data.loader import Step
 from pretrain.data.plan import Plan
 from pretrain.engine import StepResult
@@ -16,7 +15,7 @@ from pretrain.evaluation.evaluate import Validation
 from pretrain.heartbeat import claim
 from pretrain.journal import Journal
 from pretrain.progress import Progress, shown
-from pretrain.run import RunConfig
+from pretrain.run import RunConfig, record_of
 from pretrain.sample import Modality
 from pretrain.setup import Parts
 from pretrain.trackers import open_trackers
@@ -29,7 +28,7 @@ def open_journal(run: RunConfig, found: Checkpoint | None) -> Journal:
     """
     if distributed.rank():
         return Journal(run.out)
-    done, settings = found.step if found else 0, dump(run)
+    done, settings = found.step if found else 0, record_of(run)
     held = claim(run.out) if run.out.is_dir() else None  # a tracker that cannot be opened leaves no folder
     trackers = open_trackers(run.out, done, settings, run.log.tensorboard, run.log.wandb, run.log.mlflow)
     held = held or claim(run.out)

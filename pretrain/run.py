@@ -13,7 +13,7 @@ from pretrain.config import Config, dump
 from pretrain.data.dataset import Dataset
 from pretrain.data.loader import DataConfig
 from pretrain.data.ontology import Vocabulary
-from pretrain.encoders.bundle import Encoders, EncodersConfig
+from pretrain.encoders.bundle import Encoders, EncodersConfig, as_asked
 from pretrain.engine import EngineConfig, OptimizerConfig
 from pretrain.guard import GuardConfig
 from pretrain.models import ModelConfig
@@ -78,6 +78,11 @@ class RunConfig(Config):
     def checkpoints(self) -> Path | str:
         """The folder or URL where checkpoints lie."""
         return self.checkpoint.folder or self.out / "checkpoints"
+
+
+def record_of(run: RunConfig) -> dict[str, Any]:
+    """Plain, JSON-ready tables for a run's folder and its checkpoints, which validate to the same run again."""
+    return dump(run) | {"encoders": as_asked(run.encoders)}
 
 
 def identity_of(

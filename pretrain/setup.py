@@ -50,6 +50,7 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
     dataset = run.data.open()
     labels = _labels(run, dataset)
     encoders = Encoders.build(run.frozen, run.model.trains)
+    models.check_depths(run.model, encoders.depths())
     terms = Vocabulary.read(dataset.place) if models.reads_terms(run.model) else None
     spec = replace(models.input_of(run.model, encoders.spec()), terms=terms)
     identity = identity_of(run, dataset, encoders, terms)

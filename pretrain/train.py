@@ -30,7 +30,7 @@ from pretrain.evaluation.evaluate import Best, Embedded, validate
 from pretrain.guard import Guard, Verdict
 from pretrain.journal import Journal
 from pretrain.layers.flops import peak
-from pretrain.run import RunConfig
+from pretrain.run import RunConfig, record_of
 from pretrain.setup import Parts, begin, check_alike, newest, prepare
 from pretrain.watch import Watch
 
@@ -192,7 +192,7 @@ def _save(s: _Sitting, position: Position) -> None:
     what = {
         "position": position.to_json(),
         "identity": s.parts.identity,
-        "config": config.dump(s.run),
+        "config": record_of(s.run),
         "stored": [modality.value for modality in s.parts.stored.widths],
         "guard": s.guard.state(position.step),
         "best": s.best.state(),

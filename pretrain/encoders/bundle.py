@@ -28,6 +28,7 @@ from pretrain.encoders.image import Vision, VisionConfig, ViT, ViTConfig
 from pretrain.encoders.text import TextConfig, TextEncoder
 from pretrain.sample import Modality, canonical
 
+CHOSEN = {"weights", "max_length", "tiers"}  # of an encoder; everything else is as its weights were trained
 FILE = "encoders.json"  # of an exported model: the configuration with everything that was read from weights filled in
 
 StructureEncoder = GearNet | Gvp | Egnn
@@ -66,6 +67,15 @@ class EncodersConfig(Config):
         if not any(getattr(self, modality) for modality in Modality):
             raise ValueError(f"give an encoder for at least one of {', '.join(Modality)}")
         return self
+
+
+def as_asked(config: EncodersConfig) -> dict[str, Any]:
+    """Plain, JSON-ready tables that validate to the same again: of what is left to weights they do not speak."""
+    found = dump(config)
+    for modality, one in _configured(config):
+        if one.weights != weights.RANDOM:
+            found[modality] = {name: found[modality][name] for name in one.model_fields_set | {"kind"}}
+    return found
 
 
 class Encoders(nn.Module):
@@ -184,6 +194,10 @@ class Encoders(nn.Module):
     def widths(self) -> dict[Modality, int]:
         return dict(self._widths)
 
+    def depths(self) -> dict[Modality, int]:
+        """Of how many layers' rows, side by side, an encoder's features are."""
+        return {modality: getattr(encoder, "depth", 1) for modality, encoder in self.items()}
+
     def spec(self) -> InputSpec:
         return self._spec
 
@@ -251,8 +265,8 @@ def headless(encoder: Any) -> Any:
 
 
 def _built(modality: Modality, one: Any) -> Encoder:
-    """An encoder with its weights; also those of a model that was exported, whose folder `weights` names then. What is
-    at its default is left to that folder: a checkpoint's configuration spells defaults out too."""
+    """An encoder with its weights; also those of a model that was exported, whose folder `weights` names then, and
+    decides what the configuration leaves open."""
     what = f"{modality} encoder ({one.kind})"
     if one.weights == weights.RANDOM or not (folder := weights.locate(one.weights, what)).is_dir():
         return ENCODERS[one.kind].build(one)
@@ -261,9 +275,9 @@ def _built(modality: Modality, one: Any) -> Encoder:
     theirs = getattr(validate(EncodersConfig, json.loads((folder / FILE).read_text()), str(folder / FILE)), modality)
     if theirs is None or theirs.kind != one.kind:
         raise ValueError(f"{what}: {folder} holds {theirs.kind if theirs else 'none'} for {modality}")
-    told = {name: getattr(one, name) for name in sorted(type(one).model_fields.keys() - {"kind", "seed"})}
-    asked = {name: value for name, value in told.items() if value != type(one).model_fields[name].default}
-    for name in asked.keys() - {"weights", "max_length"}:
+    told = {name: getattr(one, name) for name in sorted(one.model_fields_set - {"kind", "seed"})}
+    asked = {name: value for name, value in told.items() if value is not None}
+    for name in asked.keys() - CHOSEN:
         if asked[name] != getattr(theirs, name):
             raise ValueError(
                 f"{what}: the configuration asks for {name} = {asked[name]}, {folder} has {getattr(theirs, name)}"

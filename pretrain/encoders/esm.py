@@ -44,6 +44,7 @@ class EsmConfig(Config):
     head, token_dropout: read from the weights as well. places, norm_before: too; what ESM-1b has and ESM-2 has not, a
     table of learned positions (1,024, BOS's and EOS's among them; 0 for none, positions are rotary then) and a norm
     before the first layer. max_length: residues, those beyond it are not seen; published models were trained on 1,022.
+    tiers: depths whose rows the features are, side by side, the last after the final norm; 1 is that alone.
     """
 
     kind: Literal["esm"] = "esm"
@@ -57,6 +58,7 @@ class EsmConfig(Config):
     token_dropout: bool = True
     places: NonNegativeInt = 0
     norm_before: bool = False
+    tiers: PositiveInt = 1
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,11 @@ class Esm(nn.Module):
                 f"{WHAT}: max_length = {config.max_length}, BOS and EOS exceed the {config.places} positions that "
                 f"{config.weights} has; {config.places - 2} are the most"
             )
+        if config.layers % config.tiers:
+            raise ValueError(f"{WHAT}: tiers = {config.tiers} must divide its {config.layers} layers")
         self.config = config
-        self.width = config.width
+        self.depth = config.tiers
+        self.width = config.tiers * config.width
         self.between = config.width  # of rows between layers
         self.head_width = config.width // config.heads
         self.embed = Tied(len(ALPHABET), config.width)
@@ -138,11 +143,17 @@ class Esm(nn.Module):
         one = self.config
         learned = {"places": one.places, "norm_before": one.norm_before}
         ours = {"heads": one.heads, "token_dropout": one.token_dropout, "max_length": one.max_length}
-        return ours | learned if any(learned.values()) else ours
+        return ours | (learned if any(learned.values()) else {}) | ({"tiers": one.tiers} if one.tiers > 1 else {})
 
     def forward(self, sequences: Sequences) -> Tokens:
-        """Last hidden states after the final norm, one per residue."""
-        values = self.finish(self.run(self.begin(sequences), range(len(self.layers))))
+        """Last hidden states after the final norm, one per residue; before them those of other tiers, each row with
+        mean 0 and variance 1: between layers their scale is nobody's concern."""
+        state, each, parts = self.begin(sequences), len(self.layers) // self.depth, []
+        for tier in range(self.depth):
+            state = self.run(state, range(tier * each, (tier + 1) * each))
+            if tier < self.depth - 1:
+                parts.append(functional.layer_norm(state.hidden[state.framed.inner], (self.between,)))
+        values = torch.cat([*parts, self.finish(state)], 1)
         starts = sequences.offsets[:-1][owners_of(sequences.offsets)]
         positions = torch.arange(len(values), device=values.device) - starts
         return Tokens(values, sequences.offsets, positions)

@@ -80,6 +80,7 @@ class GearNet(GraphEncoder):
     def __init__(self, config: GearNetConfig):
         kind = config.norm or ("layer" if config.weights == weights.RANDOM else "batch")
         super().__init__(config.model_copy(update={"norm": kind}))
+        self.depth = config.layers
         self.width = config.layers * config.hidden
         self.between = config.hidden  # of rows between layers
         norm = nn.LayerNorm if kind == "layer" else RunningNorm

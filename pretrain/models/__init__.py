@@ -56,6 +56,16 @@ def build(
             return Unimodal(config, (trained or {}).get(config.modality))
 
 
+def check_depths(config: ModelConfig, depths: Mapping[Modality, int]) -> None:
+    """Raises ValueError where the model takes features apart by depth, and these are of other depths."""
+    for modality, tiers in config.tiers.items() if isinstance(config, FourfoldConfig) else ():
+        if (depth := depths.get(modality, tiers)) % tiers:
+            raise ValueError(
+                f"model.tiers.{modality} = {tiers}, but the encoder's features are of {depth} depths; give a divisor "
+                "of these, or other encoders.sequence.tiers"
+            )
+
+
 def learns(config: ModelConfig) -> LabelKind | None:
     """The labels that a model learns from, if it does."""
     return config.labels if isinstance(config, BihierarchicalConfig) else None

@@ -97,6 +97,10 @@ class Bihierarchical(nn.Module):
                 "the model joins encoders.sequence (esm) and encoders.structure (gvp, gearnet or egnn); there is "
                 + (", ".join(f"{m}: {encoder.config.kind}" for m, encoder in encoders.items()) or "none")
             )
+        if plm.depth > 1:
+            raise ValueError(
+                f"encoders.sequence.tiers = {plm.depth}: the model meets every group of layers; leave it out"
+            )
         layers, groups = len(plm.layers), len(gnn.layers)
         if config.fusion == "hierarchical" and layers < groups:
             raise ValueError(f"{layers} layers of esm do not make {groups} groups, one per layer of {gnn.config.kind}")

@@ -61,9 +61,9 @@ COLDEST = 0.01  # as CLIP's: scores span no more than e^±100
 
 class FourfoldConfig(Config):
     """rounds: of the two branches, before `depth` layers over all. levels: of what branches tell each other (none: they
-    stay apart until then). tiers: modality → into how many equal parts its features fall, one for each depth of its
-    encoder (GearNet's layers, ESM's `tiers`). sees: as AMMA's. align: weight of the comparison, 0 for none; embedding:
-    width of its space.
+    stay apart until then). tiers: modality → into how many equal parts its features fall, by depth of its encoder
+    (GearNet's layers, ESM's `encoders.sequence.tiers`); they must divide these. sees: as AMMA's. align: weight of the
+    comparison, 0 for none; embedding: width of its space.
     """
 
     kind: Literal["fourfold"] = "fourfold"

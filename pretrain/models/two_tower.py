@@ -250,6 +250,8 @@ def _with_head(encoder: Encoder) -> Esm:
             "model.kind = two_tower asks its language model for masked residues, and encoders.sequence, weights "
             f"{encoder.config.weights}, has no language-model head; take weights with one (head = true)"
         )
+    if encoder.depth > 1:
+        raise ValueError(f"encoders.sequence.tiers = {encoder.depth}: the model asks the last layer; leave it out")
     return encoder
 
 

@@ -76,6 +76,21 @@ def test_logits_and_hidden_states_equal_fair_esm(theirs: ESM2, ours: Esm) -> Non
     assert got.lengths.tolist() == [len(protein) for protein in PROTEINS]
 
 
+def test_tiers_are_hidden_states_of_evenly_spaced_layers(theirs: ESM2, file: Path) -> None:
+    """Earlier ones brought to mean 0 and variance 1, the last as it is without tiers."""
+    encoder = Esm.build(EsmConfig(weights=str(file), tiers=LAYERS)).eval().requires_grad_(False)
+    assert (encoder.width, encoder.depth) == (LAYERS * WIDTH, LAYERS)
+    with torch.no_grad():
+        found = theirs(tokens(PRESENT), repr_layers=list(range(1, LAYERS + 1)))["representations"]
+    parts = encoder(sequences(PROTEINS)).values.split(WIDTH, 1)
+    for layer, part in enumerate(parts, 1):
+        rows = residues(found[layer])
+        wanted = rows if layer == LAYERS else torch.nn.functional.layer_norm(rows, (WIDTH,))
+        torch.testing.assert_close(part, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=0)
+    with pytest.raises(ValueError, match=rf"tiers = {LAYERS + 1} must divide its {LAYERS} layers"):
+        Esm.build(EsmConfig(weights=str(file), tiers=LAYERS + 1))
+
+
 def test_what_is_hidden_is_hidden_as_in_fair_esm(theirs: ESM2, ours: Esm) -> None:
     """Masked tokens are zero vectors, and the others grow by what is missing, each sequence by its own share."""
     given, padded = sequences(PROTEINS), tokens(PRESENT)

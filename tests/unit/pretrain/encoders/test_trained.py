@@ -11,8 +11,7 @@ import torch
 
 import fourfold
 from pretrain.batch import Sequences
-from pretrain.config import dump
-from pretrain.encoders.bundle import Encoders, EncodersConfig
+from pretrain.encoders.bundle import Encoders, EncodersConfig, as_asked
 from pretrain.encoders.esm import HIDDEN, Esm, tokens_of
 from pretrain.sample import Modality, Sample, letter_codes
 
@@ -51,11 +50,24 @@ def test_a_configuration_names_it_by_package_and_no_more(name: str, caplog: pyte
     with caplog.at_level(logging.WARNING):
         config = EncodersConfig.model_validate({KINDS[name].value: asked})
         encoders = Encoders.build(config)
-        spelt = Encoders.build(EncodersConfig.model_validate(dump(config)))  # as a checkpoint holds it
+        spelt = Encoders.build(EncodersConfig.model_validate(as_asked(config)))  # as a checkpoint holds it
     assert not caplog.records and spelt.identity() == encoders.identity()
     inside = fourfold.load(FOLDER / name).encoders.state_dict()
     assert encoders.state_dict().keys() == inside.keys()
     assert all(torch.equal(tensor, inside[key]) for key, tensor in encoders.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "field", "value"), [("gvp", "nearest", 30), ("gearnet", "hidden", 512)])
+def test_what_it_is_not_is_refused_also_where_that_is_the_default(name: str, field: str, value: int) -> None:
+    asked = {"kind": name, "weights": f"package:pretrain/encoders/trained/{name}", field: value}
+    with pytest.raises(ValueError, match=rf"the configuration asks for {field} = {value}, .* has \d+"):
+        Encoders.build(EncodersConfig.model_validate({"structure": asked}))
+
+
+def test_how_much_is_seen_and_how_deep_is_the_configurations_to_say() -> None:
+    asked = {"kind": "esm", "weights": "package:pretrain/encoders/trained/esm", "max_length": 1022, "tiers": 3}
+    encoders = Encoders.build(EncodersConfig.model_validate({"sequence": asked}))
+    assert encoders.spec().sequence_max == 1022 and encoders.widths()[Modality.SEQUENCE] == 3 * 192
 
 
 def test_the_language_model_tells_hidden_residues_better_than_their_frequencies() -> None:

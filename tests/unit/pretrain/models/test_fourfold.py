@@ -16,6 +16,7 @@ from pretrain.batch import Embeddings, Features, Loss, Texts, Tokens, offsets_of
 from pretrain.layers.fusion import BRANCHES, Joint
 from pretrain.layers.transformer import SelfBlock, recompute
 from pretrain.masking import draw_masks
+from pretrain.models import check_depths
 from pretrain.models.fourfold import Fourfold, FourfoldConfig
 from pretrain.objectives.contrastive import collect
 from pretrain.sample import Modality
@@ -342,6 +343,13 @@ def test_tiers_must_fit_the_features(widths) -> None:
         make_model(widths, tiers={"sequence": 3})
     with pytest.raises(ValueError, match="configure an encoder for each"):
         make_model({m: w for m, w in widths.items() if m is not IMAGE})
+
+
+def test_tiers_must_divide_the_encoders_depths() -> None:
+    config = FourfoldConfig.model_validate(SIZE)
+    check_depths(config, {STRUCTURE: 4})
+    with pytest.raises(ValueError, match=r"model.tiers.structure = 2, but the encoder's features are of 3 depths"):
+        check_depths(config, {STRUCTURE: 3})
 
 
 def test_pairs_are_all_of_them() -> None:
