@@ -12,6 +12,8 @@ from pretrain.layers import flops
 from pretrain.layers.transformer import Mark, sinusoid
 from pretrain.sample import Modality
 
+COLDEST = 0.01  # as CLIP's: scores span no more than e^±100
+
 
 def check_encoded(modalities: Collection[Modality], widths: Mapping[Modality, int]) -> None:
     """Raises ValueError where one of a model's modalities has no features. widths: of those that there are."""
@@ -61,16 +63,15 @@ def on_sphere(values: Tensor) -> Tensor:
 
 
 class Temperature(nn.Module):
-    """A scalar above `coldest`, learned as the logarithm of its distance from it."""
+    """A scalar above `COLDEST`, learned as the logarithm of its distance from it."""
 
-    def __init__(self, initial: float, coldest: float = 0.0):
+    def __init__(self, initial: float):
         super().__init__()
-        assert initial > coldest, f"a temperature of {initial} is not above {coldest}"
-        self.coldest = coldest
-        self.log = nn.Parameter(torch.full((1,), math.log(initial - coldest)))
+        assert initial > COLDEST, f"a temperature of {initial} is not above {COLDEST}"
+        self.log = nn.Parameter(torch.full((1,), math.log(initial - COLDEST)))
 
     def forward(self) -> Tensor:
-        return self.coldest + self.log.exp()
+        return COLDEST + self.log.exp()
 
 
 def mean(parts: Sequence[Tokens]) -> Tensor:

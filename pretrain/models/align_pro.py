@@ -38,14 +38,13 @@ from pretrain.batch import (
 )
 from pretrain.config import Config
 from pretrain.encoders.bundle import Encoder, headless
-from pretrain.layers.projection import Head, Temperature, check_encoded, mean, on_sphere
+from pretrain.layers.projection import COLDEST, Head, Temperature, check_encoded, mean, on_sphere
 from pretrain.masking import ViewConfig
 from pretrain.objectives.contrastive import Negatives, Pair, Rows, gather
 from pretrain.sample import Modality
 
 SEQUENCE, STRUCTURE, FUNCTION, _ = Modality
 TRIPLE = (SEQUENCE, STRUCTURE, FUNCTION)
-COLDEST = 0.01  # as CLIP's: scores span no more than e^±100
 
 
 class AlignProConfig(Config):
@@ -108,7 +107,7 @@ class AlignPro(nn.Module):
         check_encoded(config.modalities, widths)
         self.config, self.modalities, self.terms = config, config.modalities, config.terms
         self.heads = nn.ModuleDict({m.value: Head(widths[m], config.hidden, config.width) for m in self.modalities})
-        self.temperatures = nn.ModuleDict({name: Temperature(config.temperature, COLDEST) for name in self.terms})
+        self.temperatures = nn.ModuleDict({name: Temperature(config.temperature) for name in self.terms})
         self.trained = nn.ModuleDict({m.value: headless(trained[m]) for m in config.trains}) if trained else None
 
     def loss_names(self) -> tuple[str, ...]:

@@ -19,11 +19,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Tokens, protein_codes
+from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Tokens, protein_codes, text_codes
 from pretrain.config import Config
 from pretrain.layers import flops
 from pretrain.layers.decoder import Decoder, DecoderConfig, Sees
-from pretrain.layers.projection import Projection, Temperature, check_encoded, mean
+from pretrain.layers.projection import COLDEST, Projection, Temperature, check_encoded, mean
 from pretrain.layers.transformer import Mark, Transformer, interleave
 from pretrain.masking import MaskingConfig, Masks, draw_masks
 from pretrain.objectives.contrastive import Negatives, Rows, gather
@@ -71,7 +71,7 @@ class AmmaConfig(Config):
     normalize_targets: bool = False
     confidence_weighted: bool = False
     weights: Weights = Weights()
-    temperature: float = Field(default=0.07, gt=0)
+    temperature: float = Field(default=0.07, gt=COLDEST)
     embedding: int = Field(default=256, gt=0)
 
     @property
@@ -189,8 +189,15 @@ class Amma(nn.Module):
             assert task == "losses", "only the contrastive variant has negatives"
             return self._reconstruct(features, batch, visible)
         alone = self._alone({m: features[m].select(visible[m]) for m in self.modalities})
-        rows = Rows(*alone, self.pairs, self.temperature(), proteins=protein_codes(batch).to(batch.slots.device))
+        rows = self._rows(*alone, batch)
         return rows if task == "negatives" else self._contrast(rows, batch, negatives)
+
+    def _rows(self, embeddings: dict[Modality, Tensor], present: dict[Modality, Tensor], batch: Batch) -> Rows:
+        """Where function takes part, proteins with their text in common are each other's positives."""
+        grouped = [pair for pair in self.pairs if FUNCTION in pair]
+        codes, proteins = (each.to(batch.slots.device) for each in (text_codes(batch), protein_codes(batch)))
+        said = codes.unsqueeze(1) if grouped else None
+        return Rows(embeddings, present, self.pairs, self.temperature(), said, grouped, proteins)
 
     def embed(self, features: Features, batch: Batch | None = None) -> Embeddings:
         """For retrieval: means of final latents, each modality encoded alone (contrastive: in the compared space)."""

@@ -46,7 +46,7 @@ from pretrain.layers import flops
 from pretrain.layers.decoder import Decoder, DecoderConfig, Sees
 from pretrain.layers.fusion import BRANCHES
 from pretrain.layers.pooling import GatedPooling
-from pretrain.layers.projection import Head, Temperature, check_encoded, mean, on_sphere
+from pretrain.layers.projection import COLDEST, Head, Temperature, check_encoded, mean, on_sphere
 from pretrain.layers.rounds import Entry, Round, joint_of, spread
 from pretrain.layers.transformer import Mark, Transformer, interleave
 from pretrain.masking import MaskingConfig, Masks, draw_masks
@@ -56,7 +56,6 @@ from pretrain.objectives.reconstruction import reconstruction
 from pretrain.sample import Modality
 
 SEQUENCE, STRUCTURE, FUNCTION, IMAGE = Modality
-COLDEST = 0.01  # as CLIP's: scores span no more than e^±100
 
 
 class FourfoldConfig(Config):
@@ -140,9 +139,7 @@ class Fourfold(nn.Module):
         compared = self.modalities if config.pairs else ()
         self.poolings = nn.ModuleDict({m.value: GatedPooling(width, max(1, width // 4)) for m in compared})
         self.heads = nn.ModuleDict({m.value: Head(width, width, config.embedding) for m in compared})
-        self.temperatures = nn.ModuleDict(
-            {f"{a}-{b}": Temperature(config.temperature, COLDEST) for a, b in config.pairs}
-        )
+        self.temperatures = nn.ModuleDict({f"{a}-{b}": Temperature(config.temperature) for a, b in config.pairs})
 
     @property
     def contrastive(self) -> bool:

@@ -50,7 +50,7 @@ from pretrain.encoders.gearnet import GearNetConfig
 from pretrain.encoders.gvp import GvpConfig
 from pretrain.encoders.weights import RANDOM
 from pretrain.layers.levels import LevelFusion, Levels, ProteinLevels, Tower
-from pretrain.layers.projection import Temperature, check_encoded, mean
+from pretrain.layers.projection import COLDEST, Temperature, check_encoded, mean
 from pretrain.layers.residues import (
     ResidueDecoder,
     Residues,
@@ -106,7 +106,7 @@ class SsgiConfig(Config):
     dropout: Dropout = Dropout(sequence=0.1, structure=0.1)
     held_out: float = Field(default=0.5, gt=0, lt=1)
     normalize_targets: bool = True
-    temperature: float = Field(default=0.07, gt=0)
+    temperature: float = Field(default=0.07, gt=COLDEST)
     weights: Weights = Weights()
 
     @property

@@ -43,7 +43,7 @@ from pretrain.config import Config
 from pretrain.encoders.bundle import Encoder
 from pretrain.encoders.esm import ALPHABET, HIDDEN, Esm, tokens_of
 from pretrain.layers import flops
-from pretrain.layers.projection import Head, Temperature, mean, on_sphere
+from pretrain.layers.projection import COLDEST, Head, Temperature, mean, on_sphere
 from pretrain.layers.transformer import CrossBlock
 from pretrain.masking import hide
 from pretrain.objectives.contrastive import Negatives, Pair, Rows, gather
@@ -53,7 +53,6 @@ from pretrain.sample import Modality
 SEQUENCE, FUNCTION = Modality.SEQUENCE, Modality.FUNCTION
 PAIR: Pair = (SEQUENCE, FUNCTION)
 CONTRASTIVE = "contrastive/sequence-function"
-COLDEST = 0.01  # as CLIP's: scores span no more than e^±100
 
 
 class TwoTowerConfig(Config):
@@ -108,7 +107,7 @@ class TwoTower(nn.Module):
             raise ValueError(f"model.fusion = {config.fusion} must be a multiple of model.heads = {config.heads}")
         self.config, self.modalities = config, config.modalities
         self.heads = nn.ModuleDict({m.value: Head(widths[m], config.hidden, config.width) for m in self.modalities})
-        self.temperatures = nn.ModuleDict({"contrastive": Temperature(config.temperature, COLDEST)})
+        self.temperatures = nn.ModuleDict({"contrastive": Temperature(config.temperature)})
         self.trained = _with_head(trained[SEQUENCE]) if trained else None
         self.objective = Reading(config, widths) if trained else None
 

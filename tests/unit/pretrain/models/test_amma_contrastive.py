@@ -9,6 +9,7 @@ from pretrain.models import AmmaConfig
 from pretrain.models.amma import Amma, DecoderConfig
 from pretrain.objectives.contrastive import collect
 from pretrain.sample import Modality
+from tests.models import batch_of, build, sample
 
 SEQUENCE, STRUCTURE, FUNCTION, IMAGE = Modality
 STEP = {
@@ -106,3 +107,15 @@ def test_embeddings_lie_in_the_compared_space(model: Amma, proteins):
         assert embeddings.values[m].shape == (6, 6)
         torch.testing.assert_close(embeddings.values[m].norm(dim=1), embeddings.present[m].float())
     torch.testing.assert_close(embeddings.fused.norm(dim=1), torch.ones(6))
+
+
+def test_proteins_with_a_text_in_common_are_no_negatives_where_function_takes_part() -> None:
+    """Of these proteins the second and the third have the same text (`tests.models.sample`)."""
+    model, encoders = build("amma-contrastive")
+    batch = batch_of([sample(i, *Modality) for i in range(4)], encoders)
+    rows = model(encoders(batch), batch, task="negatives")
+    told = collect([rows], [batch.slots]).group
+    assert set(rows.grouped) == {pair for pair in rows.pairs if FUNCTION in pair}
+    for pair in rows.pairs:
+        groups = told[pair].tolist()
+        assert (groups[1] == groups[2]) == (FUNCTION in pair) and len(set(groups)) == 4 - (FUNCTION in pair)
