@@ -38,7 +38,7 @@ from data_prep.proteins import read
 from pretrain import config
 from pretrain.batch import Batch, Tokens
 from pretrain.data.dataset import Dataset
-from pretrain.encoders.bundle import TRAINED, Encoders, EncodersConfig
+from pretrain.encoders.bundle import TRAINED, Encoders, EncodersConfig, as_asked
 from pretrain.evaluation.metrics import recall_at_k
 from pretrain.evaluation.probes import Labelled, probe
 from pretrain.export import UNNAMED, export
@@ -87,7 +87,7 @@ def _same(bench: Bench, arm: Arm, out: Path) -> None:
     run = _run(arm)
     made = {
         "run": _digest(run.model_dump(mode="json", exclude_unset=True)), "alone": arm.alone,
-        "encoders": _weights(run.frozen.model_dump_json()), "tasks": _digest([task.chains for task in _tasks(bench)]),
+        "encoders": _weights(json.dumps(as_asked(run.frozen))), "tasks": _digest([task.chains for task in _tasks(bench)]),
         "steps": bench.steps, "batch": bench.batch, "most": bench.most, "data": Dataset.open(str(bench.data)).sha256,
     }  # fmt: skip
     path = out / "made.json"
