@@ -87,7 +87,8 @@ def _same(bench: Bench, arm: Arm, out: Path) -> None:
     run = _run(arm)
     made = {
         "run": _digest(run.model_dump(mode="json", exclude_unset=True)), "alone": arm.alone,
-        "encoders": _weights(json.dumps(as_asked(run.frozen))), "tasks": _digest([task.chains for task in _tasks(bench)]),
+        "encoders": _weights(json.dumps(as_asked(run.frozen))),
+        "tasks": _digest([task.chains for task in _tasks(bench)]),
         "steps": bench.steps, "batch": bench.batch, "most": bench.most, "data": Dataset.open(str(bench.data)).sha256,
     }  # fmt: skip
     path = out / "made.json"
