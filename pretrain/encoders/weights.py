@@ -17,13 +17,18 @@ from torch import Tensor, nn
 
 RANDOM = "random"
 PACKAGE = "package:"
+HUB = "hub:"
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # of a model on the hub: no pickles, no code
 
 M = TypeVar("M", bound=nn.Module)
 log = logging.getLogger(__name__)
 
 
 def locate(weights: str, what: str) -> Path:
-    """The file or folder that `weights` names: a path, or `package:NAME/INSIDE`, inside an installed package."""
+    """The file or folder that `weights` names: a path; `package:NAME/INSIDE`, inside an installed package; or
+    `hub:ORG/NAME`, perhaps with `@REVISION`, a model on the Hugging Face hub, fetched once into its own cache."""
+    if weights.startswith(HUB):
+        return _fetched(weights.removeprefix(HUB), what)
     if not weights.startswith(PACKAGE):
         path = Path(weights).expanduser()
     else:
@@ -37,7 +42,22 @@ def locate(weights: str, what: str) -> Path:
     return path
 
 
-_WAYS = 'give a path, `package:NAME/FOLDER`, or `weights = "random"` with a `seed`'
+_WAYS = 'give a path, `package:NAME/FOLDER`, `hub:ORG/NAME`, or `weights = "random"` with a `seed`'
+
+
+def _fetched(asked: str, what: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    name, _, revision = asked.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{what}: {HUB}{asked} could not be had from the hub: {reason}; without a "
+            "network, copy the model's folder here and give its path"
+        ) from error
 
 
 def empty(build: Callable[[], M]) -> M:
@@ -88,10 +108,20 @@ def read(path: Path, what: str) -> dict:
     """A `.safetensors` file's tensors, or a `.pt` file's dictionary of tensors, plain values and Namespaces."""
     if path.suffix == ".safetensors":
         return _tensors(path, what)
+    if path.is_dir():
+        raise ValueError(
+            f"{what}: {path} is a folder, and none of an exported model (it has no encoders.json); give that, or a "
+            "file of weights"
+        )
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except pickle.UnpicklingError as error:  # torch's own words advise to load it whatever it runs
+        raise ValueError(
+            f"{what}: {path} is no file of tensors and plain values; what else a pickle can hold is not opened, as it "
+            "may run code. Save the tensors as .safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{what}: {path} does not load as a PyTorch weights file: {reason}") from error
     if not isinstance(data, dict):
