@@ -124,10 +124,15 @@ def _key(table: dict[str, Any] | list[Any], part: str, text: str) -> Any:
 
 def _explain(kind: type[Config], tree: dict[str, Any], problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "union_tag_not_found":
+        return f"{place}: `kind` is missing, which says what this table is of; got {problem['input']!r:.120}"
     if problem["type"] != "extra_forbidden":
-        return f"{place or '(top)'}: {problem['msg']}; got {problem['input']!r:.120}{_meant(problem)}"
-    known = sorted(_keys(kind))
-    close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        said = re.sub(r"<\w+\.\w+: ('\w+')>", r"\1", problem["msg"])  # members of enumerations, by their values
+        return f"{place or '(top)'}: {said}; got {problem['input']!r:.120}{_meant(problem)}"
+    key, known = str(problem["loc"][-1]), sorted(_keys(kind))
+    if key in known:
+        return f"{place}: unknown key here; other tables have one of this name"
+    close = difflib.get_close_matches(key, known, n=1)
     return f"{place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}")
 
 

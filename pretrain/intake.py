@@ -30,10 +30,8 @@ def check(samples: list[Sample], spec: InputSpec) -> tuple[str, ...]:
     if repeated := sorted(key for key, count in Counter(keys).items() if count > 1):
         raise ValueError(f"keys must be unique; {named(repeated)} come more than once")
     if empty := [sample.key for sample in samples if not sees(sample, spec)]:
-        raise ValueError(
-            f"{named(empty)}: nothing that this model sees; it takes {', '.join(spec.modalities)} "
-            f"(function as texts{' or GO terms' if spec.terms else ''})"
-        )
+        how = f" (function as texts{' or GO terms' if spec.terms else ''})" if "function" in spec.modalities else ""
+        raise ValueError(f"{named(empty)}: nothing that this model sees; it takes {', '.join(spec.modalities)}{how}")
     limits = f"{spec.sequence_max:,} residues of a sequence"
     limits += f" and {spec.structure_max:,} of a structure" if spec.structure_max else ""
     cut = tuple(sample.key for sample in samples if _cut(sample, spec))

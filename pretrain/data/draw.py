@@ -63,7 +63,7 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         if not self.modalities:
-            raise ValueError(f"a model needs at least one modality of {list(map(str, Modality))}")
+            raise ValueError("no encoder is configured for any modality of the model: give `encoders.<modality>`")
         if Modality.FUNCTION in self.modalities and self.tokenize is None:
             raise ValueError("function is among the model's modalities, but there is no tokenizer for its texts")
         limits = (self.sequence_max, self.structure_max or 1, self.text_max, self.crop, self.max_images)

@@ -158,10 +158,13 @@ class Vision(nn.Module):
         if config.weights == weights.RANDOM:
             raise ValueError(f'{what}: random weights are for `kind = "vit"`')
         folder = weights.locate(config.weights, what)
-        with weights.quiet_transformers():
-            model, report = AutoModel.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, weights_only=True, output_loading_info=True
-            )
+        try:
+            with weights.quiet_transformers():
+                model, report = AutoModel.from_pretrained(
+                    folder, local_files_only=True, dtype=torch.float32, weights_only=True, output_loading_info=True
+                )
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{what}: {folder} does not load as a folder of transformers: {error}") from error
         if missing := sorted(name for name in report["missing_keys"] if "pooler." not in name):
             raise ValueError(f"{what}: {folder} lacks {len(missing)} of its weights, the first being {missing[0]}")
         return cls(config, model, *_colours(folder, len(config.planes)))

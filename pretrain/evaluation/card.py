@@ -11,9 +11,9 @@ USE = """```python
 import fourfold
 
 model = fourfold.load("path/to/this/folder")
-embeddings = model.embed(fourfold.read("proteins.fasta"))
+embeddings = model.embed(fourfold.read("{proteins}"))
 ```"""
-
+READABLE = {Modality.SEQUENCE: "proteins.fasta", Modality.STRUCTURE: "folder/of/structures"}
 
 SOURCE_COLUMNS = ["source", "path", "records", "release", "licence"]
 RECORDS = {
@@ -36,7 +36,7 @@ def card(about: dict[str, Any], identity: dict[str, Any], manifest: dict[str, An
         + (" Any of them may be absent." if several else "")
         + f" Made with Fourfold {about['fourfold']}.",
         "## Use",
-        USE,
+        USE.replace("{proteins}", next((READABLE[m] for m in READABLE if m in seen), "prepared/data/set")),
         _dimensions(about, history),
         "## Data",
         *_data(data, shown, len(manifest.get("sources", [])) - len(shown.get("sources", []))),

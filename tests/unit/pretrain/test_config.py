@@ -109,6 +109,15 @@ def test_a_misspelt_kind_or_choice_is_answered_with_the_close_match(tmp_path: Pa
         config.load(Chosen, write(tmp_path / "b.toml", '[model]\nkind = "smal"\n'))
 
 
+def test_a_kind_that_is_missing_and_a_key_of_another_table_are_said(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"model: `kind` is missing, which says what this table is of; got \{'heads': 2\}"
+    ):
+        config.load(Whole, write(tmp_path / "a.toml", "[model]\nheads = 2\n"))
+    with pytest.raises(ValueError, match=r"train\.heads: unknown key here; other tables have one of this name"):
+        config.load(Whole, file, ["train.heads=3"])
+
+
 @pytest.mark.parametrize("override", ["train.steps", "=3", "out.deeper=3"])
 def test_a_malformed_override_is_an_error(file: Path, override: str) -> None:
     with pytest.raises(ValueError, match="override"):
