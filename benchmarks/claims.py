@@ -69,7 +69,8 @@ def _half(values: Sequence[float]) -> float | None:
     return T95[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
 
 
-def report(claims: list[dict[str, Any]], left: int, path: Path | None) -> None:
+def report(claims: list[dict[str, Any]], naive: Mapping[str, float], left: int, path: Path | None) -> None:
+    """naive: task → Fmax without any embedding, from how common its labels are."""
     table = Table("claim", "metric", "seed's", "ours", "difference", "direction", "seeds")
     for claim in claims:
         seed = "–" if claim["seed"] is None else "{:.3f} over {:.3f}".format(*claim["seed"])
@@ -80,12 +81,15 @@ def report(claims: list[dict[str, Any]], left: int, path: Path | None) -> None:
         verdict = claim["verdict"] + ("" if claim["clear"] else ", within noise")
         table.add_row(claim["what"], claim["metric"], seed, ours, gain, verdict, str(claim["seeds"]))
     Console(width=180).print(table)
+    print("Fmax of label frequencies alone: " + ", ".join(f"{task} {value:.3f}" for task, value in naive.items()))
     if left:
         print(f"{left} runs are not done yet: run again with the same --runs to go on")
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         made = [_row(claim) for claim in claims]
-        path.write_text(json.dumps(rows.machine() | {"runs_left": left, "rows": made}, indent=1) + "\n")
+        path.write_text(
+            json.dumps(rows.machine() | {"runs_left": left, "naive": dict(naive), "rows": made}, indent=1) + "\n"
+        )
 
 
 def _row(claim: dict[str, Any]) -> dict[str, Any]:

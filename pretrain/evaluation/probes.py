@@ -25,8 +25,8 @@ class ProbeConfig(Config):
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     batch: int = Field(default=128, ge=1)
-    epochs: int = Field(default=100, ge=1)
-    patience: int = Field(default=10, ge=1)
+    epochs: int = Field(default=200, ge=1)
+    patience: int = Field(default=30, ge=1)  # hundreds of rare labels (EC) show nothing in a first dozen epochs
 
 
 @dataclass(frozen=True, eq=False)
