@@ -75,6 +75,14 @@ def dump(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
+def refuse_idle(config: Config, why: str, *names: str) -> None:
+    """Raises ValueError for one of the fields that is given, though nothing reads it. why: when it is not read."""
+    fields = type(config).model_fields
+    for name in names:
+        if getattr(config, name) != fields[name].get_default(call_default_factory=True):
+            raise ValueError(f"{name} does nothing {why}; leave it out")
+
+
 def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())

@@ -36,7 +36,7 @@ from pretrain.batch import (
     protein_codes,
     text_codes,
 )
-from pretrain.config import Config
+from pretrain.config import Config, refuse_idle
 from pretrain.encoders.bundle import Encoder, headless
 from pretrain.layers.projection import COLDEST, Head, Temperature, check_encoded, mean, on_sphere
 from pretrain.masking import ViewConfig
@@ -81,6 +81,10 @@ class AlignProConfig(Config):
     def _ordered(self) -> Self:
         if list(self.modalities) != [m for m in TRIPLE if m in self.modalities]:
             raise ValueError(f"modalities must be distinct, of {', '.join(TRIPLE)} and in this order")
+        if not any(weight for _, weight in self.terms.values()):
+            raise ValueError("the weights of all terms are 0 (alpha, beta, gamma, intra): there is nothing to learn")
+        if not self.intra:
+            refuse_idle(self, "without intra", "view")
         return self
 
     @property

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Tokens, protein_codes, text_codes
-from pretrain.config import Config
+from pretrain.config import Config, refuse_idle
 from pretrain.layers import flops
 from pretrain.layers.decoder import Decoder, DecoderConfig, Sees
 from pretrain.layers.projection import COLDEST, Projection, Temperature, check_encoded, mean
@@ -88,6 +88,10 @@ class AmmaConfig(Config):
             raise ValueError(f"modalities must be distinct and in the order {', '.join(Modality)}")
         if self.variant == "contrastive" and len(self.modalities) < 2:
             raise ValueError("the contrastive variant compares pairs; name at least two modalities")
+        if self.variant == "contrastive":
+            refuse_idle(self, "where variant = contrastive", "sees", "loss_on", "confidence_weighted")
+        if STRUCTURE not in self.modalities:
+            refuse_idle(self, "without structure", "confidence_weighted")
         if not isinstance(self.sees, str) and set(self.sees) != set(self.modalities):
             raise ValueError(f"sees must have a row for each of {', '.join(self.modalities)} and no other")
         for modality in self.modalities:

@@ -41,7 +41,7 @@ from pretrain.batch import (
     protein_codes,
     text_codes,
 )  # fmt: skip
-from pretrain.config import Config
+from pretrain.config import Config, refuse_idle
 from pretrain.layers import flops
 from pretrain.layers.decoder import Decoder, DecoderConfig, Sees
 from pretrain.layers.fusion import BRANCHES
@@ -99,6 +99,10 @@ class FourfoldConfig(Config):
                 raise ValueError(f"{name}width {part.width} must be a multiple of {name}heads {part.heads}")
         if list(self.modalities) != [m for m in Modality if m in self.modalities]:
             raise ValueError(f"modalities must be distinct and in the order {', '.join(Modality)}")
+        if len(set(self.levels)) < len(self.levels):
+            raise ValueError(f"levels {list(self.levels)} must be local, global, both or none, each once")
+        if not self.rounds:
+            refuse_idle(self, "without rounds", "levels")
         most = max(1, self.rounds)
         if wrong := [m for m, count in self.tiers.items() if m not in BRANCHES or not 1 <= count <= most]:
             raise ValueError(

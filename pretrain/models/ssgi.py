@@ -42,7 +42,7 @@ from pretrain.batch import (
     term_codes,
     text_codes,
 )
-from pretrain.config import Config
+from pretrain.config import Config, refuse_idle
 from pretrain.data.ontology import Vocabulary
 from pretrain.encoders.bundle import ENCODERS, Encoder, headless
 from pretrain.encoders.egnn import EgnnConfig
@@ -137,6 +137,8 @@ class SsgiConfig(Config):
             )
         if self.dropout.function or self.dropout.image:
             raise ValueError("dropout is of sequence and structure; held_out is the one of function and image")
+        if self.structure == "states":
+            refuse_idle(self, "where structure = states", "normalize_targets")
         said = [(name, getattr(self.geometry, name)) for name in ("weights", "seed", "max_length")]
         if wrong := [f"{name} = {one!r}" for name, one in said if one not in (RANDOM, 0, None)]:
             raise ValueError(f"geometry.{wrong[0]}: it is trained here, begins by the run's seed; leave it out")

@@ -13,15 +13,15 @@ A text encoder is not trained here: published ones exist.
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Sequences, lengths_of
-from pretrain.config import Config
+from pretrain.config import Config, refuse_idle
 from pretrain.encoders.bundle import Encoder
 from pretrain.encoders.egnn import Egnn
 from pretrain.encoders.esm import HIDDEN, Esm, tokens_of
@@ -58,6 +58,14 @@ class UnimodalConfig(Config):
     def trains(self) -> tuple[Modality, ...]:
         """Whose encoders the model trains."""
         return (self.modality,)
+
+    @model_validator(mode="after")
+    def _read(self) -> Self:
+        of_residues = self.modality is not Modality.IMAGE
+        refuse_idle(self, f"where modality = {self.modality}", *(["patches"] if of_residues else ["masked"]))
+        if self.modality is not Modality.STRUCTURE:
+            refuse_idle(self, f"where modality = {self.modality}", "distances", "angles", "farthest")
+        return self
 
 
 Task = Literal["losses", "embeddings", "latents"]
