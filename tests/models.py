@@ -58,6 +58,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bihierarchical-gvp": (BIHIERARCHICAL, {"structure": GVP}),
     "bihierarchical-egnn": ({**BIHIERARCHICAL, "freeze_plm": True}, {"structure": EGNN}),
     "bihierarchical-serial": ({**BIHIERARCHICAL, "fusion": "serial"}, {}),
+    "bihierarchical-parallel": ({**BIHIERARCHICAL, "fusion": "parallel"}, {}),
     "bihierarchical-cross": ({**BIHIERARCHICAL, "fusion": "cross"}, {"structure": GVP}),
     "align-pro": (ALIGN, {"structure": GVP}),
     "align-pro-trained": ({**ALIGN, "train_encoders": True}, {"structure": GVP}),

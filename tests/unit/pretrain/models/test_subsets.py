@@ -40,6 +40,25 @@ def test_every_subset_goes_forward_and_backward(name: str) -> None:
         assert all(not found.values[m].any() for m in model.modalities if m not in has), has
 
 
+@pytest.mark.parametrize("autocast", [False, True], ids=["parameters", "autocast"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_subset_in_bf16(name: str, autocast: bool) -> None:
+    """With parameters in bf16, as at stages 1 to 3, and under autocast, as at stage 0; losses are float32."""
+    model, encoders = build(name)
+    for has in subsets(model.modalities):
+        batch = batch_of([sample(i, *has) for i in range(3)], encoders)
+        features = encoders(batch)
+        model = model.zero_grad() or (model if autocast else model.bfloat16())
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            losses = model(features, batch)
+        assert all(each.sum.isfinite() and each.sum.dtype == torch.float32 for each in losses.values()), has
+        torch.stack([each.sum for each in losses.values()]).sum().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), has
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = model(features, batch, task="embeddings")
+        assert isinstance(found, Embeddings) and found.fused.isfinite().all() and found.fused.dtype == torch.float32
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_an_exported_model_embeds_every_subset(name: str, tmp_path: Path) -> None:
     """As the model did in training, whoever the batch mates are."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from pretrain.batch import Batch, Images, Sequences, Texts, offsets_of
 from pretrain.encoders.bundle import EncodersConfig, to_train
 from pretrain.encoders.esm import ALPHABET, HIDDEN
+from pretrain.encoders.letters import LETTERS as ORDER
 from pretrain.masking import hide, mates
 from pretrain.models import build
 from pretrain.models.unimodal import Unimodal, UnimodalConfig
@@ -157,6 +158,78 @@ def test_distances_and_angles_are_those_of_a_slow_twin() -> None:
         a, b = points[one] - points[i], points[other] - points[i]
         assert far[i].item() == pytest.approx(math.dist(points[one].tolist(), points[i].tolist()), rel=1e-5)
         assert turn[i].item() == pytest.approx(math.acos(float(a @ b / a.norm() / b.norm())), abs=1e-3)
+
+
+def by_hand(logits: Tensor, targets: list[int]) -> float:
+    """Cross entropy, summed, from its definition."""
+    found = 0.0
+    for row, target in zip(logits.double().tolist(), targets, strict=True):
+        found += math.log(sum(math.exp(score - row[target]) for score in row))
+    return found
+
+
+def heads_of(model: Unimodal, batch: Batch, **heads: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(what each of these modules gave, the losses)."""
+    gave: dict[str, Tensor] = {}
+    for name, module in heads.items():
+        module.register_forward_hook(lambda _, __, out, name=name: gave.update({name: out.detach()}))
+    losses = model({}, batch)
+    assert isinstance(losses, dict)
+    return gave, losses
+
+
+def test_the_loss_of_letters_is_that_of_a_slow_twin() -> None:
+    model, batch = model_of("esm"), batch_of([20, 0, 9], [0, 0, 0])
+    assert model.trained is not None
+    gave, losses = heads_of(model, batch, letters=model.trained.head)
+    asked, _ = hide(torch.tensor([20, 0, 9]), 3, 0, torch.arange(3), 0.15)
+    targets = [ALPHABET.index(chr(code)) for code in batch.sequence.letters[asked].tolist()]
+    assert losses["residue"].sum.item() == pytest.approx(by_hand(gave["letters"][asked], targets), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gearnet", "gvp", "egnn"])
+def test_losses_of_structures_are_those_of_a_slow_twin(kind: str) -> None:
+    """Bins: 7 of 0 to 20 Å, what is farther in the last; 5 of 0 to 180°."""
+    model = model_of(kind, distances=7, angles=5, farthest=20.0)
+    batch, objective = batch_of([12, 9], [0, 0]), model.objective
+    guesses: Any = objective.guesses  # type: ignore[union-attr]
+    gave, losses = heads_of(model, batch, residue=guesses.letter, distance=guesses.distance, angle=guesses.angle)
+    asked, _ = hide(torch.tensor([12, 9]), 3, 0, torch.arange(2), 0.15)
+    targets: dict[str, list[int]] = {"residue": [], "distance": [], "angle": []}
+    letters = [chr(code) for code in batch.structure.letters[asked].tolist()]
+    targets["residue"] = [ORDER.index(one) if one in ORDER else 20 for one in letters]
+    points = batch.structure.coordinates[:, 1].double()
+    for i, (one, other) in enumerate(mates(torch.tensor([12, 9]), 3, 0, torch.arange(2)).tolist()):
+        a, b = points[one] - points[i], points[other] - points[i]
+        degrees = math.degrees(math.acos(float(a @ b / a.norm() / b.norm())))
+        targets["distance"].append(min(6, int(float(a.norm()) / 20 * 7)))
+        targets["angle"].append(min(4, int(degrees / 36)))
+    for name, loss in losses.items():
+        assert loss.sum.item() == pytest.approx(by_hand(gave[name], targets[name]), rel=1e-5), name
+        assert loss.count == len(targets[name])
+
+
+def test_the_loss_of_patches_is_that_of_a_slow_twin() -> None:
+    """Pixels of a patch, each plane brought to mean 0 and variance 1; planes that an image lacks count nothing."""
+    model, batch = model_of("vit"), batch_of([5, 4], [2, 1])
+    objective: Any = model.objective
+    gave, losses = heads_of(model, batch, out=objective.out)
+    asked, _ = hide(torch.tensor([32, 16]), 3, 0, torch.arange(2), 0.6)
+    total, guesses = 0.0, gave["out"].double()
+    for row, place in enumerate(asked.nonzero().flatten().tolist()):
+        image, patch = divmod(place, 16)
+        across, down = 4 * (patch % 4), 4 * (patch // 4)
+        errors = []
+        for plane in range(4):
+            if not batch.image.present[image, plane]:
+                continue
+            cell = batch.image.pixels[image, plane, down : down + 4, across : across + 4].double().flatten()
+            told = guesses[row, 16 * plane : 16 * plane + 16]
+            normal = (cell - cell.mean()) / (cell.var(correction=0) + 1e-5).sqrt()
+            errors += (told - normal).square().tolist()
+        total += sum(errors) / len(errors)
+    assert len(guesses) == losses["patch"].count > 10
+    assert losses["patch"].sum.item() == pytest.approx(total, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
