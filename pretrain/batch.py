@@ -112,7 +112,7 @@ class Batch:
     stored: modality → its tokens, of those whose features are read and not computed: bfloat16, cropped to the window.
         The same modalities in every batch of a run.
     labels: of the proteins that have one; None where nobody packed a step.
-    view: the same proteins drawn once more, where a model compares them with themselves (`pretrain.data.view`). A
+    view: the same proteins drawn once more, where a model compares them with themselves (`pretrain.data.draw`). A
         modality has tokens there only if the protein has it here, too.
     terms: None where the model reads none.
     """

@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from pretrain.config import Config
 from pretrain.evaluation.metrics import aupr_micro, fmax_torchdrug
 
+RARE = 1e-4  # no label's share is taken for less, nor for more than 1 less it
 LEAST = 1e-6  # of a column's spread: below it, the column is constant and says nothing
 
 
@@ -26,7 +27,7 @@ class ProbeConfig(Config):
     weight_decay: float = Field(default=1e-4, ge=0)
     batch: int = Field(default=128, ge=1)
     epochs: int = Field(default=200, ge=1)
-    patience: int = Field(default=30, ge=1)  # hundreds of rare labels (EC) show nothing in a first dozen epochs
+    patience: int = Field(default=50, ge=1)  # hundreds of rare labels (EC) show nothing in a first dozen epochs
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,8 @@ def probe(train: Labelled, valid: Labelled, test: Labelled, config: ProbeConfig 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = _network(width, labels, config)
+        share = train.labels.float().mean(0).clamp(RARE, 1 - RARE)
+        network[-1].bias.data.copy_(share.logit())  # it begins with how common each label is, not by finding that out
         optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         best, chosen, state = -1.0, 0, network.state_dict()
         for epoch in range(config.epochs):
