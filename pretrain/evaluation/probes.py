@@ -5,6 +5,7 @@ seconds, and cannot make up for what they lack. It stops at the validation split
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -76,7 +77,8 @@ def probe(train: Labelled, valid: Labelled, test: Labelled, config: ProbeConfig 
         torch.manual_seed(seed)
         network = _network(width, labels, config)
         share = train.labels.float().mean(0).clamp(RARE, 1 - RARE)
-        network[-1].bias.data.copy_(share.logit())  # it begins with how common each label is, not by finding that out
+        last: Any = network[-1]
+        last.bias.data.copy_(share.logit())  # it begins with how common each label is, not by finding that out
         optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         best, chosen, state = -1.0, 0, network.state_dict()
         for epoch in range(config.epochs):
