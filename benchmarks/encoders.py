@@ -20,7 +20,6 @@ from pretrain.batch import Batch, lengths_of
 from pretrain.config import validate
 from pretrain.data.dataset import Dataset
 from pretrain.encoders.bundle import to_train
-from pretrain.encoders.letters import LETTERS
 from pretrain.export import chosen
 from pretrain.masking import hide
 from pretrain.run import RunConfig
@@ -66,7 +65,7 @@ def _frequencies(dataset: Dataset, modality: Modality, most: int | None) -> dict
             letters = sample.sequence if modality is Modality.SEQUENCE else sample.structures[0].letters
             counts.update((letters or "").encode("ascii"))
     every = sum(counts.values())
-    return {letter: counts[letter] / every for letter in LETTERS.encode()}
+    return {letter: count / every for letter, count in counts.items()}
 
 
 def _guessed(batch: Batch, modality: Modality, share: float, frequency: dict[int, float]) -> float:
