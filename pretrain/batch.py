@@ -5,11 +5,11 @@ begin and end, and an absent modality is a segment of length zero. Before the en
 a field for each; after them all are `Tokens`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from hashlib import blake2b
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -219,6 +219,14 @@ class Loss:
 
 
 Losses = dict[str, Loss]
+Task = Literal["losses", "negatives", "embeddings", "latents"]  # what a model's `forward` is asked for
+
+
+def check_announced(batch: Batch, features: Features, modalities: Iterable[Modality]) -> None:
+    """The encoders gave as many tokens as the batch said beforehand: a step's denominators are made of those."""
+    for m in modalities:
+        announced, found = batch.lengths[m].tolist(), features[m].lengths.tolist()
+        assert announced == found, f"{m}: the batch announced tokens {announced}, the encoder gave {found}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,9 @@ from pretrain.batch import (
     Latents,
     Loss,
     Losses,
+    Task,
     Tokens,
+    check_announced,
     of_view,
     protein_codes,
     text_codes,
@@ -96,9 +98,6 @@ class AlignProConfig(Config):
         return {**found, **own}
 
 
-Task = Literal["losses", "negatives", "embeddings", "latents"]
-
-
 class AlignPro(nn.Module):
     """widths: modality → width of its features. trained: the encoders, where the model trains them."""
 
@@ -154,14 +153,6 @@ class AlignPro(nn.Module):
         step = gather(rows) if negatives is None else negatives.with_own(rows, batch.slots)
         return {name: Loss(*step.info_nce(pair), weight) for name, (pair, weight) in self.terms.items()}
 
-    def embed(self, features: Features) -> Embeddings:
-        """Where the modalities are compared."""
-        return self(features, task="embeddings")
-
-    def encode(self, features: Features) -> Latents:
-        """Per-residue representations, in the space of the embeddings but for their length."""
-        return self(features, task="latents")
-
     def _features(self, features: Features, batch: Batch | None) -> Features:
         """As they are given; where the encoders are the model's own, what these make of the batch."""
         if self.trained is None:
@@ -191,12 +182,8 @@ class AlignPro(nn.Module):
 
     def _means(self, features: Features, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """([B, D], bool [B] whether it has any) of each modality."""
-        found = []
-        for m in self.modalities:
-            announced, seen = batch.lengths[m].tolist(), features[m].lengths.tolist()
-            assert announced == seen, f"{m}: the batch announced tokens {announced}, the encoder gave {seen}"
-            found.append((mean([features[m]]), features[m].lengths > 0))
-        return found
+        check_announced(batch, features, self.modalities)
+        return [(mean([features[m]]), features[m].lengths > 0) for m in self.modalities]
 
     def _codes(self, batch: Batch) -> Tensor:
         """int64 [B, K]: a protein's texts, those of its view too."""

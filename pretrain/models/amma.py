@@ -19,7 +19,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Tokens, protein_codes, text_codes
+from pretrain.batch import (
+    Batch,
+    Embeddings,
+    Features,
+    Latents,
+    Loss,
+    Losses,
+    Task,
+    Tokens,
+    check_announced,
+    protein_codes,
+    text_codes,
+)
 from pretrain.config import Config, refuse_idle
 from pretrain.layers import flops
 from pretrain.layers.decoder import Decoder, DecoderConfig, Sees
@@ -110,9 +122,6 @@ class AmmaConfig(Config):
         return self.sees[modality]
 
 
-Task = Literal["losses", "negatives", "embeddings", "latents"]
-
-
 class Amma(nn.Module):
     """widths: modality → width of its frozen features."""
 
@@ -186,9 +195,7 @@ class Amma(nn.Module):
         assert batch is not None, f"{task} need the batch: it keys the masks"
         masks = self._masks(batch)
         visible = {m: mask.to(features[m].values.device) for m, mask in masks.visible.items()}
-        for m in self.modalities:
-            announced, found = batch.lengths[m].tolist(), features[m].lengths.tolist()
-            assert announced == found, f"{m}: the batch announced tokens {announced}, the encoder gave {found}"
+        check_announced(batch, features, self.modalities)
         if not self.contrastive:
             assert task == "losses", "only the contrastive variant has negatives"
             return self._reconstruct(features, batch, visible)
@@ -202,14 +209,6 @@ class Amma(nn.Module):
         codes, proteins = (each.to(batch.slots.device) for each in (text_codes(batch), protein_codes(batch)))
         said = codes.unsqueeze(1) if grouped else None
         return Rows(embeddings, present, self.pairs, self.temperature(), said, grouped, proteins)
-
-    def embed(self, features: Features, batch: Batch | None = None) -> Embeddings:
-        """For retrieval: means of final latents, each modality encoded alone (contrastive: in the compared space)."""
-        return self(features, task="embeddings")
-
-    def encode(self, features: Features, batch: Batch | None = None) -> Latents:
-        """The latents of every token, all modalities together: per-residue representations."""
-        return self(features, task="latents")
 
     @torch.no_grad()
     def looks(self, features: Features, by: Modality = FUNCTION, of: Modality = SEQUENCE) -> Tokens:

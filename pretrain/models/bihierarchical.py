@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from pretrain.batch import Batch, Embeddings, Features, Latents, Losses, Tokens, lengths_of
+from pretrain.batch import Batch, Embeddings, Features, Latents, Losses, Task, Tokens, lengths_of
 from pretrain.config import Config
 from pretrain.data.labels import LabelKind
 from pretrain.encoders.bundle import Encoder, headless
@@ -79,9 +79,6 @@ class BihierarchicalConfig(Config):
         if self.fusion in ("serial", "parallel") and self.direction != "both":
             raise ValueError(f"direction is of hierarchical and cross; fusion = {self.fusion} has one, leave it out")
         return self
-
-
-Task = Literal["losses", "embeddings", "latents"]
 
 
 class Bihierarchical(nn.Module):

@@ -35,12 +35,14 @@ from pretrain.batch import (
     Latents,
     Loss,
     Losses,
+    Task,
     Tokens,
+    check_announced,
     offsets_of,
     owners_of,
     protein_codes,
     text_codes,
-)  # fmt: skip
+)
 from pretrain.config import Config, refuse_idle
 from pretrain.layers import flops
 from pretrain.layers.decoder import Decoder, DecoderConfig, Sees
@@ -116,9 +118,6 @@ class FourfoldConfig(Config):
         return Sees(tokens=tuple(m for m in PRESETS[self.sees][modality] if m in self.modalities))
 
 
-Task = Literal["losses", "negatives", "embeddings", "latents"]
-
-
 class Fourfold(nn.Module):
     """widths: modality → width of its frozen features."""
 
@@ -192,9 +191,7 @@ class Fourfold(nn.Module):
             together, alone = self._encode(every, apart=True)
             return Embeddings(*self._vectors(alone), mean(list(together.tokens.values())))
         assert batch is not None, f"{task} need the batch: it keys the masks"
-        for m in self.modalities:
-            announced, found = batch.lengths[m].tolist(), features[m].lengths.tolist()
-            assert announced == found, f"{m}: the batch announced tokens {announced}, the encoder gave {found}"
+        check_announced(batch, features, self.modalities)
         visible = {m: mask.to(every[m].values.device) for m, mask in self._masks(batch).visible.items()}
         shown = {m: every[m].select(visible[m]) for m in self.modalities}
         together, alone = self._encode(shown, apart=self.contrastive)
@@ -208,14 +205,6 @@ class Fourfold(nn.Module):
         step = gather(rows) if negatives is None else negatives.with_own(rows, batch.slots)
         pairs = self.config.pairs
         return told | {f"contrastive/{a}-{b}": Loss(*step.info_nce((a, b)), self.config.align) for a, b in pairs}
-
-    def embed(self, features: Features) -> Embeddings:
-        """Each modality encoded alone, where modalities are compared; fused: the mean latent of all that there is."""
-        return self(features, task="embeddings")
-
-    def encode(self, features: Features) -> Latents:
-        """The latents of every token, all modalities together: per-residue representations."""
-        return self(features, task="latents")
 
     def _masks(self, batch: Batch) -> Masks:
         lengths = {m: batch.lengths[m] for m in self.modalities}

@@ -36,6 +36,7 @@ from pretrain.batch import (
     Losses,
     Sequences,
     Structures,
+    Task,
     Tokens,
     lengths_of,
     protein_codes,
@@ -145,9 +146,6 @@ class SsgiConfig(Config):
         return self
 
 
-Task = Literal["losses", "negatives", "embeddings", "latents"]
-
-
 class Ssgi(nn.Module):
     """widths: modality → width of its features. trained: the encoders of `config.trains`; none in an exported model,
     where they stand beside it. terms: the vocabulary, where the model reads GO terms."""
@@ -240,14 +238,6 @@ class Ssgi(nn.Module):
         told = self.decoders["hidden"](latents, shown, features.get(STRUCTURE))
         hidden = {name: Loss(total, count, getattr(weights, name)) for name, (total, count) in told.items()}
         return hidden | losses
-
-    def embed(self, features: Features, batch: Batch) -> Embeddings:
-        """For retrieval each modality encoded alone, where they are compared; fused: all that a protein has."""
-        return self(features, batch, task="embeddings")
-
-    def encode(self, features: Features, batch: Batch) -> Latents:
-        """The latents of every residue, of its sequence and structure together; rows of texts and patches."""
-        return self(features, batch, task="latents")
 
     def _view(self, batch: Batch) -> View:
         return view(batch, self.config.masked, self.config.dropout)

@@ -33,7 +33,9 @@ from pretrain.batch import (
     Loss,
     Losses,
     Sequences,
+    Task,
     Tokens,
+    check_announced,
     lengths_of,
     owners_of,
     protein_codes,
@@ -83,9 +85,6 @@ class TwoTowerConfig(Config):
     def trains(self) -> tuple[Modality, ...]:
         """Whose encoders the model trains."""
         return (SEQUENCE,)
-
-
-Task = Literal["losses", "negatives", "embeddings", "latents"]
 
 
 class TwoTower(nn.Module):
@@ -162,14 +161,6 @@ class TwoTower(nn.Module):
             **self._told(residues, asked, batch.sequence.letters, features[FUNCTION]),
         }
 
-    def embed(self, features: Features, batch: Batch | None = None) -> Embeddings:
-        """Where proteins and texts are compared."""
-        return self(features, batch, task="embeddings")
-
-    def encode(self, features: Features) -> Latents:
-        """Per-residue representations, in the space of the embeddings but for their length."""
-        return self(features, task="latents")
-
     def _told(self, residues: Tokens, asked: Tensor, letters: Tensor, texts: Tokens) -> Losses:
         """The letters of the residues asked for (bool [N]), from their rows; and from these with their text."""
         encoder, reading = self._parts()
@@ -183,9 +174,7 @@ class TwoTower(nn.Module):
 
     def _rows(self, features: Features, batch: Batch) -> Rows:
         """Every protein and every text, where they are compared."""
-        for m in self.modalities:
-            announced, seen = batch.lengths[m].tolist(), features[m].lengths.tolist()
-            assert announced == seen, f"{m}: the batch announced tokens {announced}, the encoder gave {seen}"
+        check_announced(batch, features, self.modalities)
         found, heat = self._embeddings(features), self.temperatures["contrastive"]()
         codes, proteins = (each.to(batch.slots.device) for each in (text_codes(batch), protein_codes(batch)))
         return Rows(found.values, found.present, [PAIR], heat, codes.unsqueeze(1), [PAIR], proteins)

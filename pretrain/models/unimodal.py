@@ -20,7 +20,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Sequences, lengths_of
+from pretrain.batch import Batch, Embeddings, Features, Latents, Loss, Losses, Sequences, Task, lengths_of
 from pretrain.config import Config, refuse_idle
 from pretrain.encoders.bundle import Encoder
 from pretrain.encoders.egnn import Egnn
@@ -68,9 +68,6 @@ class UnimodalConfig(Config):
         return self
 
 
-Task = Literal["losses", "embeddings", "latents"]
-
-
 class Unimodal(nn.Module):
     """encoder: None in an exported model, whose encoder stands beside it."""
 
@@ -99,17 +96,13 @@ class Unimodal(nn.Module):
         """losses: of `batch`, of which the encoder sees a part. embeddings: of whole proteins, from `features` where
         the encoder stands beside the model. latents: from `features`."""
         if task == "latents":
-            return self.encode(features)
+            return self._latents(features)
         if task == "embeddings":
             return self._embeddings(features, batch)
         assert batch is not None, "losses need the batch: the encoder is the model's own"
         return self._objective()(self.trained, batch)
 
-    def embed(self, features: Features, batch: Batch | None = None) -> Embeddings:
-        """The mean of a protein's features."""
-        return self._embeddings(features, batch)
-
-    def encode(self, features: Features, batch: Batch | None = None) -> Latents:
+    def _latents(self, features: Features) -> Latents:
         """The features themselves, and their mean."""
         tokens = features[self.config.modality]
         return Latents({self.config.modality: tokens}, mean([tokens]))

@@ -204,7 +204,7 @@ def test_encoders_train_in_the_second_stage_without_their_own_heads() -> None:
 def test_embeddings_have_length_one_and_latents_lead_to_them() -> None:
     model, encoders = made()
     features, batch = given(model, encoders)
-    found, latents = model.embed(features), model.encode(features)
+    found, latents = model(features, task="embeddings"), model(features, task="latents")
     assert isinstance(found, Embeddings) and isinstance(latents, Latents)
     for m in TRIPLE:
         torch.testing.assert_close(found.values[m].norm(dim=1), found.present[m].float())

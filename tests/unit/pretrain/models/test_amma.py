@@ -263,7 +263,7 @@ EXPECTED = {
 def test_a_decoder_reads_the_latents_of_its_row_and_no_others(sees: str, proteins, widths):
     model = make_model(tiny(sees=sees), widths)
     features, _ = proteins({m: [5, 6] for m in Modality})
-    latents = model.encode(features)
+    latents = model(features, task="latents")
     visible = torch.ones(11, dtype=torch.bool)
 
     def decode(m: Modality, latents: Latents) -> Tensor:
@@ -284,7 +284,7 @@ def test_a_row_without_the_global_token_does_not_read_it(proteins, widths):
     sees = {"sequence": Sees(tokens=(SEQUENCE,), global_token=False), "function": Sees(tokens=())}
     model = make_model(tiny(modalities=["sequence", "function"], sees=sees), widths)
     features, _ = proteins({SEQUENCE: [5], FUNCTION: [5]})
-    latents = model.encode(features)
+    latents = model(features, task="latents")
     moved = Latents(latents.tokens, latents.global_token + 1)
     for m, same in ((SEQUENCE, True), (FUNCTION, False)):
         decoder = model.decoders[m]
@@ -313,18 +313,18 @@ def test_embeddings_are_means_of_latents_and_independent_of_batch_mates(proteins
     model = make_model(TINY, widths).eval()
     features, _ = proteins(MIXED)
     with torch.no_grad():
-        whole, latents = model.embed(features), model.encode(features)
+        whole, latents = model(features, task="embeddings"), model(features, task="latents")
     for row in range(5):
         single, _ = proteins({m: [MIXED[m][row]] for m in MIXED}, slots=[row])
         with torch.no_grad():
-            alone = model.embed(single)
+            alone = model(single, task="embeddings")
         everything = []
         for m in Modality:
             assert bool(whole.present[m][row]) == bool(alone.present[m][0]) == (MIXED[m][row] > 0)
             torch.testing.assert_close(whole.values[m][row], alone.values[m][0], rtol=1e-5, atol=1e-6)
             only, _ = proteins({m: [MIXED[m][row]]}, slots=[row])
             with torch.no_grad():
-                own = model.encode(only).tokens[m].values
+                own = model(only, task="latents").tokens[m].values
             expected = own.mean(0) if len(own) else torch.zeros(16)
             torch.testing.assert_close(whole.values[m][row], expected, rtol=1e-5, atol=1e-6)
             start, stop = features[m].offsets[row : row + 2].tolist()
@@ -348,7 +348,7 @@ def test_half_precision_runs_by_autocast_and_by_parameters(proteins, widths):
     sum_of(half).backward()
     contrastive = make_model(tiny(variant="contrastive"), widths).bfloat16()
     sum_of(contrastive(features, batch)).backward()
-    assert contrastive.embed(features).fused.dtype == torch.float32
+    assert contrastive(features, task="embeddings").fused.dtype == torch.float32
 
 
 def test_looks_are_those_of_a_dense_softmax(proteins, widths):

@@ -95,14 +95,14 @@ def test_compared_rows_are_heads_of_means_of_each_modality_alone(model: Amma, pr
                 n: t.select((t.owners == row) & masks.visible[m] if n is m else t.owners < 0)
                 for n, t in features.items()
             }
-            latents = model.encode(only).tokens[m].values
+            latents = model(only, task="latents").tokens[m].values
             assert len(latents) == kept
             expected = normalize(model.head(latents.mean(0)), dim=0)
             torch.testing.assert_close(rows.embeddings[m][row], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_embeddings_lie_in_the_compared_space(model: Amma, proteins):
-    embeddings = model.embed(proteins(STEP)[0])
+    embeddings = model(proteins(STEP)[0], task="embeddings")
     for m in Modality:
         assert embeddings.values[m].shape == (6, 6)
         torch.testing.assert_close(embeddings.values[m].norm(dim=1), embeddings.present[m].float())

@@ -92,7 +92,7 @@ def test_frozen_features_of_a_structure_are_told_and_never_read() -> None:
     assert torch.equal(read(model, features, batch), read(model, other, batch))
     losses, changed = model(features, batch), model(other, batch)
     assert [name for name in losses if not torch.equal(losses[name].sum, changed[name].sum)] == ["structure"]
-    assert torch.equal(model.embed(features, batch).fused, model.embed(other, batch).fused)
+    assert torch.equal(model(features, batch, task="embeddings").fused, model(other, batch, task="embeddings").fused)
 
 
 def test_what_is_held_out_is_not_read_by_the_fusion() -> None:
@@ -246,10 +246,10 @@ def test_an_embedding_does_not_depend_on_batch_mates_or_draws(name: str) -> None
     model, encoders = made(name)
     samples = [replace(one, structures=one.structures[:1]) for one in mixed()]
     whole = batch_of(samples, encoders)
-    together = model.embed(encoders(whole), whole)
+    together = model(encoders(whole), whole, task="embeddings")
     for i, one in enumerate(samples):
         batch = batch_of([one], encoders, step=9, slots=[i + 30])
-        alone = model.embed(encoders(batch), batch)
+        alone = model(encoders(batch), batch, task="embeddings")
         torch.testing.assert_close(alone.fused[0], together.fused[i], atol=1e-5, rtol=1e-4)
         for m in model.modalities:
             assert alone.present[m][0] == together.present[m][i] == (m in one.modalities)
@@ -261,13 +261,13 @@ def test_a_modality_alone_is_what_a_protein_with_nothing_else_has() -> None:
     model, encoders = made()
     one = replace(sample(5, *Modality), structures=sample(5, *Modality).structures[:1])
     whole = batch_of([one], encoders)
-    every = model.embed(encoders(whole), whole)
+    every = model(encoders(whole), whole, task="embeddings")
     kept = {"sequence": "sequence", "structure": "structures", "function": "function", "image": "images"}
     empty: dict[str, Any] = {"sequence": None, "structures": (), "function": None, "images": ()}
     for m in Modality:
         only = replace(one, **{name: value for name, value in empty.items() if name != kept[m]})
         batch = batch_of([only], encoders)
-        alone = model.embed(encoders(batch), batch)
+        alone = model(encoders(batch), batch, task="embeddings")
         torch.testing.assert_close(alone.values[m], every.values[m], atol=1e-5, rtol=1e-4)
 
 
@@ -279,14 +279,14 @@ def test_terms_without_texts_are_function_and_texts_without_terms() -> None:
         Sample("C", function=Function(terms, texts)), Sample("D", sequence="MKVA"),
     ]  # fmt: skip
     batch = batch_of(samples, encoders)
-    found = model.embed(encoders(batch), batch)
+    found = model(encoders(batch), batch, task="embeddings")
     assert found.present[FUNCTION].tolist() == [True, True, True, False]
     both = found.values[FUNCTION]
     torch.testing.assert_close(both[2], torch.nn.functional.normalize(both[0] + both[1], dim=0))
     assert len({tuple(row) for row in found.fused.tolist()}) == 4
     without, encoders = made("ssgi-gvp")
     batch = batch_of(samples, encoders)
-    found = without.embed(encoders(batch), batch)
+    found = without(encoders(batch), batch, task="embeddings")
     assert found.present[FUNCTION].tolist() == [False, True, True, False]
 
 
@@ -294,7 +294,7 @@ def test_latents_are_those_of_residues_and_come_with_their_places() -> None:
     model, encoders = made()
     samples = mixed()
     batch = batch_of(samples, encoders)
-    found = model.encode(encoders(batch), batch)
+    found = model(encoders(batch), batch, task="latents")
     assert {m: each.lengths.tolist() for m, each in found.tokens.items()} == {
         m: batch.lengths[m].tolist() for m in Modality
     }

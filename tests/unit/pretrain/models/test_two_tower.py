@@ -244,12 +244,12 @@ def test_embeddings_are_of_whole_proteins_have_length_one_and_latents_lead_to_th
     features, batch = given(encoders)
     encoder = model.trained
     assert encoder is not None
-    found = model.embed(features, batch)
+    found = model(features, batch, task="embeddings")
     assert isinstance(found, Embeddings)
     whole: Features = {SEQUENCE: encoder(batch.sequence), FUNCTION: features[FUNCTION]}
     beside = TwoTower(model.config, encoders.widths())
     beside.load_state_dict({n: v for n, v in model.state_dict().items() if not n.startswith(("trained", "objective"))})
-    latents, alone = beside.encode(whole), beside.embed(whole)
+    latents, alone = beside(whole, task="latents"), beside(whole, task="embeddings")
     assert isinstance(latents, Latents) and isinstance(alone, Embeddings)
     for m in BOTH:
         torch.testing.assert_close(found.values[m].norm(dim=1), found.present[m].float())

@@ -259,7 +259,7 @@ def test_embeddings_are_means_of_features_whoever_holds_the_encoder(kind: str) -
     assert encoder is not None
     found = model({}, batch, task="embeddings")
     features = encoder(getattr(batch, modality))
-    exported = Unimodal(model.config, None).embed({modality: features})
+    exported = Unimodal(model.config, None)({modality: features}, batch, task="embeddings")
     assert torch.equal(found.values[modality], exported.values[modality])  # type: ignore[union-attr]
     assert found.present[modality].tolist() == [True, False, True]  # type: ignore[union-attr]
     first = features.values[: features.offsets[1]].mean(0)
