@@ -19,11 +19,13 @@ T95 = {2: 4.303, 1: 12.706}  # Student's t, by degrees of freedom: half of a 95 
 
 @dataclass(frozen=True)
 class Arm:
-    """A shipped configuration, and what is changed in it. alone: a modality, whose encoder is taken as it is."""
+    """A shipped configuration, and what is changed in it. alone: a modality, whose encoder is taken as it is.
+    retrieval: whether its embeddings are compared across modalities, which takes as long again."""
 
     config: str
     changes: tuple[str, ...] = ()
     alone: str = ""
+    retrieval: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,6 @@ def _row(claim: dict[str, Any]) -> dict[str, Any]:
 
 def claims_of(path: Path = CLAIMS) -> tuple[dict[str, Arm], list[Direction]]:
     tree = tomllib.loads(path.read_text())
-    arms = {
-        name: Arm(one["config"], tuple(one.get("changes", ())), one.get("alone", ""))
-        for name, one in tree["arms"].items()
-    }
+    arms = {name: Arm(**(one | {"changes": tuple(one.get("changes", ()))})) for name, one in tree["arms"].items()}
     made = [Direction(**(one | ({"seed": tuple(one["seed"])} if "seed" in one else {}))) for one in tree["directions"]]
     return arms, made

@@ -77,7 +77,7 @@ def finish(bench: Bench, name: str, arm: Arm, seed: int) -> dict[str, float]:
     if done.is_file():
         return json.loads(done.read_text())
     model = _alone(arm) if arm.alone else _trained(bench, arm, seed, out)
-    found = {**_probed(bench, model, seed, out), **_retrieved(bench, model)}
+    found = _probed(bench, model, seed, out) | (_retrieved(bench, model) if arm.retrieval else {})
     found["mean"] = statistics.mean(found[name] for name in ("EC", "MF", "BP", "CC"))
     done.write_text(json.dumps(found, indent=1) + "\n")
     return found
