@@ -42,7 +42,8 @@ INTO = {"both": BRANCHES, "to_sequence": (SEQUENCE,), "to_structure": (STRUCTURE
 
 class BihierarchicalConfig(Config):
     """width, heads: of what branches meet in, and of what comes out. levels: of the hierarchical fusion. direction:
-    which branch gets what comes of it. freeze_plm: the language model's own weights stay as they were loaded.
+    which branch gets what comes of it. freeze_plm: the language model's own weights stay as `encoders.sequence.weights`
+    gave them; `start_from` brings no others.
     """
 
     kind: Literal["bihierarchical"] = "bihierarchical"

@@ -245,7 +245,7 @@ class Ssgi(nn.Module):
     def _encoded(
         self, batch: Batch, features: Features, sequences: Sequences, structures: Structures
     ) -> dict[Modality, Tokens]:
-        """A token per residue of the windows; of a modality that the model lacks, none."""
+        """A token per residue of the windows. A run's batches have none of a modality that the model lacks."""
         letters, chain = letters_of(sequences), places_of(structures)
         if SEQUENCE in self.modalities:
             letters = self.trained[SEQUENCE](sequences) if self.trained else features[SEQUENCE]

@@ -83,7 +83,7 @@ def _sitting(wrong: set[int], steps: int, stop: int = 0) -> tuple[Any, list[int]
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.config, "dump", lambda _: {})
+    monkeypatch.setattr(train, "record_of", lambda _: {})
     monkeypatch.setattr(train, "_validate", lambda *_: False)
 
 
