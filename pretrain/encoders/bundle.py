@@ -275,9 +275,9 @@ def _built(modality: Modality, one: Any) -> Encoder:
     theirs = getattr(validate(EncodersConfig, json.loads((folder / FILE).read_text()), str(folder / FILE)), modality)
     if theirs is None or theirs.kind != one.kind:
         raise ValueError(f"{what}: {folder} holds {theirs.kind if theirs else 'none'} for {modality}")
-    told = {name: getattr(one, name) for name in sorted(one.model_fields_set - {"kind", "seed"})}
+    told = {name: getattr(one, name) for name in one.model_fields_set - {"kind", "seed"}}
     asked = {name: value for name, value in told.items() if value is not None}
-    for name in asked.keys() - CHOSEN:
+    for name in sorted(asked.keys() - CHOSEN):
         if asked[name] != getattr(theirs, name):
             raise ValueError(
                 f"{what}: the configuration asks for {name} = {asked[name]}, {folder} has {getattr(theirs, name)}"
