@@ -9,7 +9,7 @@ import torch
 from pydantic import TypeAdapter
 
 from pretrain import models
-from pretrain.batch import Batch
+from pretrain.batch import Batch, Labels, offsets_of
 from pretrain.config import validate
 from pretrain.data.collate import collate
 from pretrain.data.ontology import Vocabulary
@@ -36,6 +36,8 @@ BIHIERARCHICAL: dict[str, Any] = {
     "kind": "bihierarchical", "width": 16, "heads": 2,
     "objective": {"kind": "masked", "dropout": {"sequence": 0.3, "structure": 0.3}},
 }  # fmt: skip
+CLASSES = 3  # of labels
+SUPERVISED = {**BIHIERARCHICAL, "objective": {"kind": "supervised", "task": "class", "classes": CLASSES}}
 ALIGN = {"kind": "align_pro", "width": 8, "hidden": 16}
 SSGI = {
     "kind": "ssgi", "width": 16, "depth": 1, "heads": 2, "fusion_depth": 1, "embedding": 8, "masked": 0.3,
@@ -59,6 +61,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bihierarchical-egnn": ({**BIHIERARCHICAL, "freeze_plm": True}, {"structure": EGNN}),
     "bihierarchical-serial": ({**BIHIERARCHICAL, "fusion": "serial"}, {}),
     "bihierarchical-parallel": ({**BIHIERARCHICAL, "fusion": "parallel"}, {}),
+    "bihierarchical-supervised": (SUPERVISED, {"structure": GVP}),
     "bihierarchical-cross": ({**BIHIERARCHICAL, "fusion": "cross"}, {"structure": GVP}),
     "align-pro": (ALIGN, {"structure": GVP}),
     "align-pro-trained": ({**ALIGN, "train_encoders": True}, {"structure": GVP}),
@@ -125,5 +128,10 @@ def sample(number: int, *has: Modality) -> Sample:
 
 
 def batch_of(samples: Sequence[Sample], encoders: Encoders, step: int = 0, slots: Sequence[int] | None = None) -> Batch:
+    """Three of four proteins have a label."""
     spec = replace(encoders.spec(), terms=TERMS)
-    return collate(samples, range(len(samples)) if slots is None else slots, 7, step, spec)
+    batch = collate(samples, range(len(samples)) if slots is None else slots, 7, step, spec)
+    numbers = torch.tensor([int(one.key[1:]) for one in samples])
+    labelled = numbers % 4 != 1
+    labels = Labels((numbers % CLASSES)[labelled].float(), offsets_of(labelled.long()), labelled)
+    return replace(batch, labels=labels)
