@@ -19,11 +19,13 @@ T95 = {2: 4.303, 1: 12.706}  # Student's t, by degrees of freedom: half of a 95 
 
 @dataclass(frozen=True)
 class Arm:
-    """A shipped configuration, and what is changed in it. alone: a modality, whose encoder is taken as it is.
-    retrieval: whether its embeddings are compared across modalities, which takes as long again."""
+    """A shipped configuration, and what is changed in it. paired: trained on proteins with sequence, structure and
+    function alone. alone: a modality, whose encoder is taken as it is. retrieval: whether its embeddings are compared
+    across modalities, which takes as long again."""
 
     config: str
     changes: tuple[str, ...] = ()
+    paired: bool = False
     alone: str = ""
     retrieval: bool = True
 
@@ -42,8 +44,12 @@ class Direction:
 
 
 def compared(direction: Direction, found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Any] | None:
-    """The claim as it came out: means, half-widths of 95 % intervals, and of the paired difference; None before both
-    arms have a run of one seed in common."""
+    """The claim as it came out: means, half-widths of 95 % intervals, and of the paired difference; of retrieval what
+    chance gives, and among how many. None before both arms have a run of one seed in common.
+
+    clear: the difference is more than its interval, and of retrieval one of the two more than two standard errors above
+    chance.
+    """
     better, other = (found.get(arm, {}) for arm in (direction.better, direction.other))
     seeds = [
         seed for seed in SEEDS if direction.metric in better.get(seed, {}) and direction.metric in other.get(seed, {})
@@ -53,10 +59,16 @@ def compared(direction: Direction, found: Mapping[str, Mapping[int, Mapping[str,
     ours, theirs = ([arm[seed][direction.metric] for seed in seeds] for arm in (better, other))
     gains = [a - b for a, b in zip(ours, theirs, strict=True)]
     gain, half = statistics.mean(gains), _half(gains)
-    verdict = "agrees" if gain > 0 else "does not agree"
+    first, least = better[seeds[0]], 0.0
+    chance, n = (first.get(f"{direction.metric} {name}") for name in ("chance", "N"))
+    if chance is not None and n is not None:
+        least = chance + 2 * (chance * (1 - chance) / n) ** 0.5
+    clear = half is not None and abs(gain) > half and max(map(statistics.mean, (ours, theirs))) > least
     return {
         **asdict(direction), "seeds": len(seeds), "ours": _mean(ours), "theirs": _mean(theirs),
-        "difference": {"mean": gain, "half": half}, "verdict": verdict, "clear": half is not None and abs(gain) > half,
+        "difference": {"mean": gain, "half": half}, "verdict": "agrees" if gain > 0 else "does not agree",
+        "clear": clear, "chance": chance, "n": n,
+        "median_ranks": [arm[seeds[0]].get(f"{direction.metric} median rank") for arm in (better, other)],
     }  # fmt: skip
 
 
@@ -71,8 +83,9 @@ def _half(values: Sequence[float]) -> float | None:
     return T95[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
 
 
-def report(claims: list[dict[str, Any]], naive: Mapping[str, float], left: int, path: Path | None) -> None:
-    """naive: task → Fmax without any embedding, from how common its labels are."""
+def report(claims: list[dict[str, Any]], settings: Mapping[str, Any], path: Path | None) -> None:
+    """settings: of the runs; `runs_left`, and `naive`: task → Fmax without any embedding, from how common its labels
+    are."""
     table = Table("claim", "metric", "seed's", "ours", "difference", "direction", "seeds")
     for claim in claims:
         seed = "–" if claim["seed"] is None else "{:.3f} over {:.3f}".format(*claim["seed"])
@@ -80,31 +93,52 @@ def report(claims: list[dict[str, Any]], naive: Mapping[str, float], left: int, 
         ours = f"{claim['ours']['mean']:.3f} over {claim['theirs']['mean']:.3f}"
         half = claim["difference"]["half"]
         gain = f"{claim['difference']['mean']:+.3f}" + ("" if half is None else f" ± {half:.3f}")
+        if claim["chance"] is not None:
+            ours += f" (chance {claim['chance']:.3f}, N {claim['n']:,})"
         verdict = claim["verdict"] + ("" if claim["clear"] else ", within noise")
         table.add_row(claim["what"], claim["metric"], seed, ours, gain, verdict, str(claim["seeds"]))
     Console(width=180).print(table)
-    print("Fmax of label frequencies alone: " + ", ".join(f"{task} {value:.3f}" for task, value in naive.items()))
-    if left:
+    naive = (f"{task} {value:.3f}" for task, value in settings["naive"].items())
+    print("Fmax of label frequencies alone: " + ", ".join(naive))
+    if left := settings["runs_left"]:
         print(f"{left} runs are not done yet: run again with the same --runs to go on")
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         made = [_row(claim) for claim in claims]
-        path.write_text(
-            json.dumps(rows.machine() | {"runs_left": left, "naive": dict(naive), "rows": made}, indent=1) + "\n"
-        )
+        path.write_text(json.dumps(rows.machine() | dict(settings) | {"rows": made}, indent=1) + "\n")
 
 
 def _row(claim: dict[str, Any]) -> dict[str, Any]:
     """As of every benchmark, and what is more to say of means of few seeds."""
     metric, ours, theirs = claim["metric"], claim["ours"]["mean"], claim["theirs"]["mean"]
-    unit = "recall" if "-" in metric else "Fmax"
+    unit = "recall" if "-" in metric else "AUPR" if metric.endswith("AUPR") else "Fmax"
     row = rows.Row(f"{claim['what']} ({metric})", ours, theirs, claim["other"], ours / max(theirs, 1e-9), 1.0, unit)
     more = {name: claim[name] for name in ("seed", "seed_metric", "seeds", "difference", "verdict", "clear")}
+    if claim["chance"] is not None:
+        more |= {name: claim[name] for name in ("chance", "n", "median_ranks")}
     return asdict(row) | more | {"ours_each": claim["ours"], "peer_each": claim["theirs"]}
 
 
 def claims_of(path: Path = CLAIMS) -> tuple[dict[str, Arm], list[Direction]]:
     tree = tomllib.loads(path.read_text())
     arms = {name: Arm(**(one | {"changes": tuple(one.get("changes", ()))})) for name, one in tree["arms"].items()}
-    made = [Direction(**(one | ({"seed": tuple(one["seed"])} if "seed" in one else {}))) for one in tree["directions"]]
-    return arms, made
+    return arms, [claim for one in tree["directions"] for claim in _each(**one)]
+
+
+def _each(
+    what: str,
+    better: str,
+    other: str,
+    metrics: Sequence[str],
+    seed: Mapping[str, list[float]] | None = None,
+    seed_metric: Mapping[str, str] | None = None,
+) -> list[Direction]:
+    """A claim for each of its metrics. ValueError where the source has figures of one that is not among them."""
+    seed, seed_metric = seed or {}, seed_metric or {}
+    if wrong := {*seed, *seed_metric} - {*metrics}:
+        raise ValueError(f"{what}: the source's figures are of {', '.join(sorted(wrong))}; metrics are {metrics}")
+    return [
+        Direction(what, better, other, metric, (seed[metric][0], seed[metric][1]) if metric in seed else None,
+                  seed_metric.get(metric, ""))
+        for metric in metrics
+    ]  # fmt: skip

@@ -5,15 +5,23 @@
     python benchmarks/directions.py --data DATA --pack PACK --structures EXPANDED --runs FOLDER [--budget MINUTES]
 
 Arms and claims are in `directions.toml`; `claims.py` reads it, and tells how they came out. Every arm trains for equal
-steps, on features that are stored beside DATA first; then its export embeds DeepFRI's chains, sequence and structure
-together, on which a probe is trained (`pretrain.evaluation.probes`), and the held-out triples of DATA, for retrieval,
-less the mean of training proteins as `Embeddings.nearest` takes it. What is finished stays in FOLDER: further sittings
-of the same settings go on, and after `--budget` no run begins; `--arms` limits what is begun, not what is told. A run
-that fails is named, and left out.
+steps, on features that are stored beside DATA first. Half of a step's proteins have sequence, structure and function;
+the others are drawn from all else that the arm's model reads, by how many there are; `paired` arms have the first half
+alone. So arms see as many triples, and what is unpaired comes on top.
+
+Then its export embeds DeepFRI's chains, sequence and structure together, on which a probe is trained
+(`pretrain.evaluation.probes`), and the held-out triples of DATA, for retrieval, less the mean of training proteins as
+`Embeddings.nearest` takes it. Frozen encoders' features are those of training, in bfloat16, whichever model asks.
+Proteins of DeepFRI's test chains are held out of training, with their relatives; those of its validation chains, by
+which a probe stops, are not, and a model that reads functions may have read theirs.
+
+What is finished stays in FOLDER: further sittings of the same settings go on, and after `--budget` no run begins;
+`--arms` limits what is begun, not what is told. A run that fails is named, and left out.
 
 The sources' figures are of full-size models; only directions are compared, and nothing was tuned for one to agree: the
 arms are the tiny configurations as they are, which were made for the sample's few proteins. Align-Pro's are its first
-stage. `mean` is of EC, MF, BP and CC. Intervals are over seeds, of training and probe; the test proteins are the same.
+stage. `mean` is of EC, MF, BP and CC. Intervals are over seeds, of training and probe (of the probe, where an encoder
+is taken as it is); the test proteins are the same.
 """
 
 import json
@@ -41,7 +49,7 @@ from pretrain.data.dataset import Dataset
 from pretrain.embeddings import Embeddings
 from pretrain.encoders.bundle import TRAINED, Encoders, EncodersConfig, as_asked
 from pretrain.evaluation.metrics import fmax_torchdrug, recall_at_k
-from pretrain.evaluation.probes import Labelled, probe
+from pretrain.evaluation.probes import Labelled, ProbeConfig, probe
 from pretrain.export import UNNAMED, export
 from pretrain.inference import Exported, load
 from pretrain.models.unimodal import Unimodal, UnimodalConfig
@@ -49,6 +57,7 @@ from pretrain.run import RunConfig
 from pretrain.sample import Modality, Sample, canonical
 
 K = 10
+TRIPLES = "sequence_structure_function"  # the group of those that have all three
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ def finish(bench: Bench, name: str, arm: Arm, seed: int) -> dict[str, float]:
     if done.is_file():
         return json.loads(done.read_text())
     model = _alone(arm) if arm.alone else _trained(bench, arm, seed, out)
+    _remember(model, bench.runs / "features")
     found = _probed(bench, model, seed, out) | (_retrieved(bench, model) if arm.retrieval else {})
     found["mean"] = statistics.mean(found[name] for name in ("EC", "MF", "BP", "CC"))
     done.write_text(json.dumps(found, indent=1) + "\n")
@@ -88,6 +98,7 @@ def _same(bench: Bench, arm: Arm, out: Path) -> None:
     run = _run(arm)
     made = {
         "run": _digest(run.model_dump(mode="json", exclude_unset=True)), "alone": arm.alone,
+        "plan": "" if arm.alone else _digest(_plan(bench, arm)), "probe": ProbeConfig().model_dump(),
         "encoders": _weights(json.dumps(as_asked(run.frozen))),
         "tasks": _digest([task.chains for task in _tasks(bench)]),
         "steps": bench.steps, "batch": bench.batch, "most": bench.most, "data": Dataset.open(str(bench.data)).sha256,
@@ -129,13 +140,23 @@ def _trained(bench: Bench, arm: Arm, seed: int, out: Path) -> Exported:
     """Trained, or further, to its last step, and exported."""
     settings = {
         "data.path": bench.data, "out": out / "run", "seed": seed, "steps": bench.steps,
-        "data.plan.samples": bench.batch, "checkpoint.every": bench.steps, "validation.every": bench.steps,
+        "checkpoint.every": bench.steps, "validation.every": bench.steps, **_plan(bench, arm),
     }  # fmt: skip
     _stored(bench, arm)
     command = [sys.executable, "-m", "pretrain.train", arm.config, *(f"{k}={v}" for k, v in settings.items())]
     with (out / "output.txt").open("a") as told:
         subprocess.run([*command, *arm.changes], check=True, stdout=told, stderr=told)
     return load(out / "model" if (out / "model").is_dir() else export(out / "run", out / "model"))
+
+
+def _plan(bench: Bench, arm: Arm) -> dict[str, Any]:
+    """The settings that say which proteins a step has."""
+    groups, reads = Dataset.open(str(bench.data)).groups("train"), {*_run(arm).model.modalities}
+    others = {name: len(group) if reads & {*group.modalities} else 0 for name, group in groups.items()}
+    others[TRIPLES] = 0
+    weights = dict.fromkeys(others, 0) | {TRIPLES: 1} if arm.paired else others | {TRIPLES: sum(others.values())}
+    table = ", ".join(f"{name} = {weight}" for name, weight in weights.items())
+    return {"data.plan.samples": bench.batch // (1 + arm.paired), "data.plan.weights": f"{{ {table} }}"}
 
 
 @cache
@@ -168,7 +189,6 @@ def _chains(bench: Bench) -> list[Sample]:
 def _probed(bench: Bench, model: Exported, seed: int, out: Path) -> dict[str, float]:
     tasks, samples = _tasks(bench), _chains(bench)
     if not (path := out / "chains.safetensors").is_file():
-        _remember(model, bench.runs / "features")
         save_file({"fused": torch.from_numpy(_embedded(model, samples).fused)}, path)
     embeddings = load_file(path)["fused"]
     place = {sample.key.lower(): i for i, sample in enumerate(samples)}
@@ -184,7 +204,7 @@ def _probed(bench: Bench, model: Exported, seed: int, out: Path) -> dict[str, fl
 
 
 def _embedded(model: Exported, samples: list[Sample]) -> Embeddings:
-    """Its linear maps in bfloat16, which takes half the time; of what encoders make nothing changes."""
+    """Linear maps in bfloat16, which takes half the time; but for the encoders that stay as they are."""
     with torch.autocast("cpu", torch.bfloat16):
         return model.embed(samples)
 
@@ -222,6 +242,10 @@ def _naive(bench: Bench) -> dict[str, float]:
     return found
 
 
+def _sizes(task: chains.Task) -> dict[str, int]:
+    return {split: len(keys) for split, keys in task.chains.items()} | {"labels": len(task.names)}
+
+
 def _part(task: chains.Task, most: int) -> chains.Task:
     kept = {split: keys[:most] for split, keys in task.chains.items()}
     return chains.Task(task.name, kept, {s: task.labels[s][:most] for s in kept}, task.names)
@@ -229,9 +253,9 @@ def _part(task: chains.Task, most: int) -> chains.Task:
 
 def _retrieved(bench: Bench, model: Exported) -> dict[str, float]:
     """Recall at K among held-out proteins that have sequence, structure and function, for each pair the model has."""
-    dataset, group = Dataset.open(str(bench.data)), "sequence_structure_function"
-    count = min(bench.most, len(dataset.groups("test")[group]))
-    samples = [dataset.read("test", group, i) for i in range(count)]
+    dataset = Dataset.open(str(bench.data))
+    count = min(bench.most, len(dataset.groups("test")[TRIPLES]))
+    samples = [dataset.read("test", TRIPLES, i) for i in range(count)]
     found = _embedded(model, samples)
     texts = [
         one.function.texts[0].text if one.function and one.function.texts else ("no text", i)
@@ -246,7 +270,10 @@ def _retrieved(bench: Bench, model: Exported) -> dict[str, float]:
             one, other = (torch.from_numpy(found.alone[m][both] - found.centres.get(m, 0)) for m in (a, b))
             same = [text for text, has in zip(texts, both, strict=True) if has] if Modality.FUNCTION in (a, b) else None
             result = recall_at_k(one, other, K, same)
-            recall |= {f"{a}-{b}": result.recall, f"{a}-{b} chance": result.chance, f"{a}-{b} N": result.n}
+            recall |= {
+                f"{a}-{b}": result.recall, f"{a}-{b} chance": result.chance, f"{a}-{b} N": result.n,
+                f"{a}-{b} median rank": result.median_rank,
+            }  # fmt: skip
     return recall
 
 
@@ -255,8 +282,8 @@ def main() -> None:
     for name in ("data", "pack", "structures", "runs"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=float("inf"), help="minutes; no run begins after them")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--batch", type=int, default=32, help="proteins a step")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=16, help="proteins a step")
     arms, directions = claims_of()
     parser.add_argument("--arms", nargs="*", choices=list(arms), help="of directions.toml; all, with --quick two")
     chosen, began = parser.parse_args(), time.monotonic()
@@ -278,10 +305,12 @@ def main() -> None:
                 continue
             try:
                 found.setdefault(arm, {})[seed] = finish(bench, arm, arms[arm], seed)
-            except subprocess.CalledProcessError as error:
+            except (subprocess.CalledProcessError, ValueError) as error:
                 failed.append(f"{arm}, seed {seed}: {error}; {out / 'output.txt'} has more")
     claims = [claim for direction in directions if (claim := compared(direction, found))]
-    report(claims, _naive(bench), left, chosen.json)
+    sizes = {one.name: _sizes(one) for one in _tasks(bench)}
+    settings = {"steps": bench.steps, "batch": bench.batch, "chains": sizes, "runs_left": left, "naive": _naive(bench)}
+    report(claims, settings, chosen.json)
     if failed:
         sys.exit("\n".join(["failed:", *failed]))
 

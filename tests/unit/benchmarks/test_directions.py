@@ -44,6 +44,7 @@ def test_a_folder_of_other_settings_is_refused(
     data = write(tmp_path / "data", {"train": [protein("A", Modality.SEQUENCE)]})
     found = iter(range(9))
     monkeypatch.setattr(benchmark, "_trained", lambda *_: None)
+    monkeypatch.setattr(benchmark, "_remember", lambda *_: None)
     monkeypatch.setattr(benchmark, "_probed", lambda *_: dict.fromkeys(("EC", "MF", "BP", "CC"), float(next(found))))
     monkeypatch.setattr(benchmark, "_retrieved", lambda *_: {})
     monkeypatch.setattr(benchmark, "_tasks", lambda bench: [])
@@ -62,10 +63,14 @@ def test_every_arm_is_a_run_and_every_claim_is_of_arms(benchmark: ModuleType) ->
     arms, directions = benchmark.claims_of()
     trained = {name for name, arm in arms.items() if not arm.alone and not benchmark.storable(arm)}
     assert trained == {"bihierarchical", "bihierarchical-serial", "bihierarchical-parallel"}
-    metrics = {"EC", "MF", "BP", "CC", "mean", "sequence-structure", "sequence-function"}
+    pairs = {"sequence-structure", "sequence-function", "structure-function"}
+    metrics = {"EC", "MF", "BP", "CC", "mean", "EC AUPR", "MF AUPR"} | pairs
     for claim in directions:
         assert {claim.better, claim.other} <= arms.keys() and claim.metric in metrics, claim
         assert claim.seed is None or len(claim.seed) == 2
+        compared = [set(benchmark._run(arms[name]).model.modalities) for name in (claim.better, claim.other)]
+        assert claim.metric not in pairs or all({*claim.metric.split("-")} <= one for one in compared), claim
+        assert claim.metric not in pairs or (arms[claim.better].retrieval and arms[claim.other].retrieval), claim
     assert {name for claim in directions for name in (claim.better, claim.other)} == arms.keys()
 
 
