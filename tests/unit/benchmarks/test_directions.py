@@ -45,6 +45,7 @@ def test_a_folder_of_other_settings_is_refused(
     found = iter(range(9))
     monkeypatch.setattr(benchmark, "_trained", lambda *_: None)
     monkeypatch.setattr(benchmark, "_remember", lambda *_: None)
+    monkeypatch.setattr(benchmark, "_plan", lambda *_: {})
     monkeypatch.setattr(benchmark, "_probed", lambda *_: dict.fromkeys(("EC", "MF", "BP", "CC"), float(next(found))))
     monkeypatch.setattr(benchmark, "_retrieved", lambda *_: {})
     monkeypatch.setattr(benchmark, "_tasks", lambda bench: [])
