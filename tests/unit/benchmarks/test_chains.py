@@ -1,4 +1,4 @@
-"""What the directions are measured by: labels of the chains of a pack of five, retrieval, features and plans by hand."""
+"""What the directions are measured by: labels of chains from a pack of five, triples a step, retrieval, features."""
 
 import gzip
 import importlib
