@@ -223,7 +223,7 @@ def _validate(s: _Sitting, step: int) -> bool:
 
     steps: Any = s.parts.held_out.once(run.validation.samples)
     with closing(steps):
-        result = validate(forward, batches(), run.validation.k)
+        result = validate(forward, batches(), run.validation.k, run.engine.precision)
     s.chronicle.validation(step, result)
     if names := _named(skipped):
         journal.record("skipped", step, split=run.validation.split, samples=names)

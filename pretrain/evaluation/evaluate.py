@@ -16,7 +16,9 @@ from pretrain.batch import Batch, Losses, text_codes
 from pretrain.evaluation.metrics import Cloud, Retrieval, alignment, cloud, recall_at_k
 from pretrain.sample import Modality
 
-ROUNDING = 1e-6  # of embeddings of length 1 that float32 computed through a deep network
+# By a run's precision: how far embeddings of length 1 lie apart that are one but for their arithmetic, through a deep
+# network. Embeddings come as float32 whatever the layers before computed in.
+ROUNDING = {"fp32": 1e-6, "bf16": torch.finfo(torch.bfloat16).eps}
 Embedded = dict[Modality, tuple[Tensor, Tensor]]  # modality → embeddings [B, D], present bool [B]
 Forward = Callable[[Batch], tuple[Losses, Embedded]]
 
@@ -78,11 +80,10 @@ class _Rows:
     values: list[Tensor] = field(default_factory=list)
     present: list[Tensor] = field(default_factory=list)
     width: int = 0
-    rounding: float = 0.0  # how finely the model computed them
 
     def add(self, values: Tensor, present: Tensor) -> int:
         """Take these rows in; those that are not finite are left out. Returns how many these were."""
-        self.width, self.rounding = values.shape[1], max(ROUNDING, torch.finfo(values.dtype).eps)
+        self.width = values.shape[1]
         values, present = values.detach().float().cpu(), present.cpu().bool()
         finite = values.isfinite().all(1)
         self.values.append(values.masked_fill(~finite.unsqueeze(1), 0.0))
@@ -96,15 +97,15 @@ class _Embeddings:
 
     values: Tensor
     present: Tensor
-    rounding: float
 
     def of(self, which: Tensor) -> Tensor:
         """float64 [n, D]: the rows where `which` [N] is true."""
         return self.values[which].double()
 
 
-def validate(forward: Forward, batches: Iterable[Batch], k: int = 10) -> Validation:
-    """Run `forward` over this rank's held-out batches, without gradient, and join what all ranks found.
+def validate(forward: Forward, batches: Iterable[Batch], k: int = 10, precision: str = "fp32") -> Validation:
+    """Run `forward` over this rank's held-out batches, without gradient, and join what all ranks found. precision: that
+    of `forward`, `fp32` or `bf16`.
 
     Ranks may have different numbers of batches, also none: nothing is communicated before the last batch is done, and
     then the same collectives run everywhere. (Whoever passes a `forward` that communicates owes it equal numbers.)
@@ -132,7 +133,7 @@ def validate(forward: Forward, batches: Iterable[Batch], k: int = 10) -> Validat
         loss=sum(weights[name] * mean for name, mean in means.items()),
         losses=means,
         **_between(every, codes, k),
-        embeddings=_clouds(every),
+        embeddings=_clouds(every, ROUNDING[precision]),
         samples=_sum(samples),
         not_finite=_sum(broken),
     )
@@ -176,12 +177,12 @@ def _texts(codes: Tensor) -> list[Hashable]:
     return [code or ("no text", i) for i, code in enumerate(codes.tolist())]
 
 
-def _clouds(every: Mapping[Modality, _Embeddings]) -> dict[str, Cloud]:
+def _clouds(every: Mapping[Modality, _Embeddings], rounding: float) -> dict[str, Cloud]:
     clouds = {}
     for modality, found in every.items():
         if int(found.present.sum()) >= 2:
             with _named(modality):
-                clouds[modality.value] = cloud(found.of(found.present), found.rounding)
+                clouds[modality.value] = cloud(found.of(found.present), rounding)
     return clouds
 
 
@@ -195,11 +196,11 @@ def _named(what: str) -> Iterator[None]:
 
 def _gather(part: _Rows) -> _Embeddings | None:
     """Every rank's embeddings; None where no rank has any. Collective."""
-    kinds: Any = distributed.gather_objects((part.width, part.rounding))
-    width, rounding = max(kinds)  # a rank without a batch knows neither
+    widths: Any = distributed.gather_objects(part.width)
+    width = max(widths)  # a rank without a batch does not know it
     if not width:
         return None
     place = distributed.device()
     values, _ = distributed.gather_rows(torch.cat([torch.zeros(0, width), *part.values]).to(place))
     present, _ = distributed.gather_rows(torch.cat([torch.zeros(0, dtype=torch.uint8), *part.present]).to(place))
-    return _Embeddings(values, present.bool(), rounding)
+    return _Embeddings(values, present.bool())

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from pretrain.batch import Batch, Images, Loss, Sequences, Structures, Texts, of
 from pretrain.evaluation.evaluate import text_codes, validate
 from pretrain.evaluation.metrics import alignment, cloud
 from pretrain.sample import Modality
+from tests import models
+from tests.models import build, sample
 
 SEQUENCE, STRUCTURE, FUNCTION = Modality.SEQUENCE, Modality.STRUCTURE, Modality.FUNCTION
 
@@ -123,15 +126,22 @@ def test_clouds_are_of_proteins_that_have_the_modality():
     assert found.alignment["sequence-structure"] == alignment(values[::2], forward(cut([8])[0])[1][STRUCTURE][0][::2])
 
 
-@pytest.mark.parametrize("width, collapsed", [(torch.bfloat16, True), (torch.float32, False)])
-def test_what_differs_by_rounding_alone_is_one_point(width, collapsed):
-    def nearly_one(batch):
-        torch.manual_seed(0)
-        numbers = [int(key) for key in batch.keys]
-        values = (1 + 2e-3 * torch.randn(len(TEXTS), 64)[numbers]).to(width)
-        return {}, {SEQUENCE: (values, torch.ones(len(batch), dtype=torch.bool))}
+def test_what_differs_by_rounding_alone_is_one_point():
+    """A model in bf16 whose head says the same of every protein, to a bit or two: its embeddings come as float32."""
+    model, encoders = build("align-pro")
+    last: Any = model.bfloat16().heads["sequence"][-1]  # type: ignore[union-attr, index]
+    with torch.no_grad():
+        last.weight.mul_(0.02)
+        last.bias.copy_(torch.linspace(-2, 2, len(last.bias)))
 
-    assert (validate(nearly_one, cut([5, 3])).embeddings["sequence"].effective_rank == 0) is collapsed
+    def nearly_one(batch):
+        found = model(encoders(batch), batch, task="embeddings")
+        return {}, {SEQUENCE: (found.values[SEQUENCE], found.present[SEQUENCE])}
+
+    batches = [models.batch_of([sample(i, SEQUENCE) for i in some], encoders) for some in (range(12), range(12, 20))]
+    fine, coarse = (validate(nearly_one, batches, precision=p).embeddings["sequence"] for p in ("fp32", "bf16"))
+    assert 1e-5 < fine.spread < 1 / 128 and fine.effective_rank > 2  # rounding points everywhere
+    assert coarse.effective_rank == 0 and coarse.spread == fine.spread
 
 
 def test_nothing_to_validate_is_an_empty_result():
