@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from pretrain import distributed
+from pretrain import distributed, models
 from pretrain.batch import Batch
 from pretrain.checkpoint import Checkpoint, Failed, Saved
 from pretrain.data.loader import Step
@@ -56,6 +56,15 @@ class Chronicle:
             journal.say(f"encoder {modality}: {encoder['kind']}, weights {encoder['weights']}")
             note = parts.stored.notes.get(Modality(modality), "the model trains the encoder")
             journal.say(f"features of {modality}: {note}")
+        idle = [
+            name for name, group in self.plan.groups.items() if not models.teaches(self.run.model, group.modalities)
+        ]
+        if idle:
+            count = sum(self.plan.sizes[name] for name in idle)
+            journal.say(
+                f"{count:,} of them ({', '.join(idle)}) have nothing that the model learns from, and take their places "
+                "in steps; data.plan.weights can leave these groups out"
+            )
         if self.plan.truncated:
             count = f"{'about ' if self.plan.estimated else ''}{self.plan.truncated:,}"
             journal.say(f"{count} sequences are longer than the {self.plan.spec.sequence_max:,} residues that are seen")
@@ -68,7 +77,7 @@ class Chronicle:
             self._note(checkpoint=f"{found.step:,}")
         else:
             facts = {"groups": self.plan.sizes, "left_out": self.plan.left_out, "truncated": self.plan.truncated}
-            facts |= {"truncated_is_estimate": self.plan.estimated}
+            facts |= {"truncated_is_estimate": self.plan.estimated, "idle": idle}
             journal.record("start", 0, world=world, identity=identity, stored=stored, **facts)
 
     def step(

@@ -32,7 +32,7 @@ from pretrain.data.dataset import Dataset
 from pretrain.data.index import MANIFEST
 from pretrain.data.loader import DataConfig
 from pretrain.embeddings import FORMAT
-from pretrain.encoders.bundle import Encoders
+from pretrain.encoders.bundle import LEARNED, Encoders
 from pretrain.evaluation.card import card
 from pretrain.evaluation.history import History
 from pretrain.inference import CONFIG, WEIGHTS, Exported, strip
@@ -144,7 +144,7 @@ def _told(encoders: Encoders, found: Checkpoint, learned: Mapping[Modality, int]
     """The encoders' identity. learned: parameters trained, of those inside the model: they say what they began as."""
     identity, before = encoders.identity(), found.state["identity"]["encoders"]
     for modality, count in learned.items():
-        identity[modality]["weights"] = ("trained, from " if count else "") + before[modality]["weights"]
+        identity[modality]["weights"] = (LEARNED if count else "") + before[modality]["weights"]
     return identity
 
 

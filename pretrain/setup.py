@@ -1,5 +1,6 @@
 """What a run is made of, before its first step: data, encoders, the engine, and where it goes on from."""
 
+import json
 import logging
 import os
 from collections import Counter
@@ -20,7 +21,7 @@ from pretrain.data.ontology import Vocabulary
 from pretrain.data.plan import Plan, PlanConfig, Position
 from pretrain.data.stored import Stored, choose
 from pretrain.encoders import weights
-from pretrain.encoders.bundle import Encoders, to_train
+from pretrain.encoders.bundle import LEARNED, Encoders, to_train
 from pretrain.encoders.ontology import TermEmbedding
 from pretrain.engine import Engine
 from pretrain.run import RunConfig, check_identity, identity_of
@@ -132,11 +133,16 @@ def begin(
 
 
 def trained_weights(folder: Path) -> dict[str, Tensor]:
-    """By parameter or buffer: of a run's newest checkpoint that is whole, or of an exported model. ValueError for
-    neither."""
+    """By parameter or buffer: of a run's newest checkpoint that is whole, or of an exported model, with the encoders
+    that it trained. ValueError for neither."""
     if (folder / EXPORTED).is_file():
-        tensors = weights.read(folder / EXPORTED, "start_from")
-        return {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+        tensors, told = weights.read(folder / EXPORTED, "start_from"), folder / "config.json"
+        if not told.is_file():
+            raise ValueError(f"start_from: {told} is missing: the folder was copied in part; copy it again")
+        encoders = json.loads(told.read_text())["identity"]
+        trained = [f"encoders.{m}." for m, one in encoders.items() if one["weights"].startswith(LEARNED)]
+        kept = {name: value for name, value in tensors.items() if name.startswith((PREFIX, *trained))}
+        return {name.removeprefix(PREFIX): value for name, value in kept.items()}
     found = checkpoint.latest(folder_of_run(folder)) if folder.is_dir() else None
     if found is None:
         raise ValueError(
@@ -157,6 +163,7 @@ def take(model: nn.Module, found: dict[str, Tensor], origin: Path) -> None:
             found[vectors] = part.matched(found[f"{name}.numbers"], found[vectors])
     found = {name: value for name, value in found.items() if name not in dict(model.named_buffers())}
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found |= {name: found.pop(beside) for name in own if (beside := _beside(name, model)) in found}
     common = [name for name in own if name in found]
     if not common:
         raise ValueError(
@@ -176,6 +183,14 @@ def take(model: nn.Module, found: dict[str, Tensor], origin: Path) -> None:
             f"; as configured begin {_parts(rest)}" if rest else "",
             f"; of no use here are {_parts(unused)}" if unused else "",
         )  # fmt: skip
+
+
+def _beside(name: str, model: nn.Module) -> str:
+    """What an exported model, whose encoders stand beside it, calls a parameter of one that the model trains."""
+    if not name.startswith("trained."):
+        return ""
+    several = isinstance(model.trained, nn.ModuleDict)
+    return name.replace("trained.", "encoders." if several else f"encoders.{model.modalities[0]}.", 1)  # type: ignore[index]
 
 
 def _parts(names: Iterable[str]) -> str:

@@ -46,6 +46,7 @@ ENCODERS: dict[str, type[Encoder]] = {
 
 FROM_SCRATCH = (Esm, GearNet, Gvp, Egnn, ViT)
 TRAINED = "trained"  # in place of weights' name: they are in the exported model itself
+LEARNED = "trained, from "  # before the name of the weights that a model's own encoder began with
 SPREAD = 0.02  # of embeddings that are going to be trained
 
 

@@ -1,6 +1,6 @@
 """One file per model: features in, losses out."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Annotated
 
@@ -74,6 +74,21 @@ def learns(config: ModelConfig) -> LabelKind | None:
 def input_of(config: ModelConfig, spec: InputSpec) -> InputSpec:
     """What of its proteins a model is given in training. spec: what its encoders take."""
     return replace(spec, view=config.views) if isinstance(config, AlignProConfig) else spec
+
+
+def teaches(config: ModelConfig, has: Collection[Modality]) -> bool:
+    """Whether the model learns anything from a protein that has these modalities alone: who only compares modalities
+    needs two of them."""
+    read = {*config.modalities} & {*has}
+    match config:
+        case AmmaConfig(variant="contrastive") | AlignProConfig(intra=0):
+            return len(read) > 1
+        case TwoTowerConfig():
+            return Modality.SEQUENCE in read
+        case SsgiConfig():
+            several = config.reads_terms and Modality.FUNCTION in read  # terms and text
+            return bool(read - {Modality.FUNCTION, Modality.IMAGE}) or len(read) > 1 or several
+    return bool(read)
 
 
 def reads_terms(config: ModelConfig) -> bool:

@@ -13,11 +13,15 @@ from pretrain.engine import StepResult
 from pretrain.evaluation.evaluate import Validation
 from pretrain.evaluation.metrics import Cloud, cloud
 from pretrain.journal import Journal
+from pretrain.models import AmmaConfig
+from pretrain.sample import Modality
 
 PLAN: Any = SimpleNamespace(epoch=lambda position: position.step / 10)
 RUN: Any = SimpleNamespace(
-    steps=9, log=SimpleNamespace(every=4), validation=SimpleNamespace(min_rank=2.0), engine=SimpleNamespace(stage=2)
-)
+    steps=9, log=SimpleNamespace(every=4), validation=SimpleNamespace(min_rank=2.0), engine=SimpleNamespace(stage=2),
+    model=AmmaConfig(),
+)  # fmt: skip
+PARTS: Any = SimpleNamespace(identity={"encoders": {}}, stored=SimpleNamespace(widths={}), labels=None)
 
 
 def step(number: int, waited: float) -> Any:
@@ -73,14 +77,29 @@ def test_an_estimate_is_told_as_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], truncated: int, estimated: bool, says: str
 ) -> None:
     spec = SimpleNamespace(sequence_max=1022)
-    plan: Any = SimpleNamespace(sizes={"a": 9}, left_out={}, truncated=truncated, estimated=estimated, spec=spec)
-    parts: Any = SimpleNamespace(identity={"encoders": {}}, stored=SimpleNamespace(widths={}), labels=None)
+    plan: Any = SimpleNamespace(
+        sizes={"a": 9}, groups={}, left_out={}, truncated=truncated, estimated=estimated, spec=spec
+    )
     with Journal(tmp_path) as journal:
-        Chronicle(RUN, plan, journal).begin(parts, None)
+        Chronicle(RUN, plan, journal).begin(PARTS, None)
     (record,) = records(tmp_path)
     assert (record["truncated"], record["truncated_is_estimate"]) == (truncated, estimated)
     said = capsys.readouterr().err
     assert says in said and ("sequences" in said) == bool(truncated)
+
+
+def test_proteins_that_teach_nothing_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    groups = {"sequence": (Modality.SEQUENCE,), "sequence_function": (Modality.SEQUENCE, Modality.FUNCTION)}
+    plan: Any = SimpleNamespace(
+        sizes={"sequence": 1234, "sequence_function": 9}, left_out={}, truncated=0, estimated=False,
+        groups={name: SimpleNamespace(modalities=has) for name, has in groups.items()},
+    )  # fmt: skip
+    contrastive: Any = SimpleNamespace(**(vars(RUN) | {"model": AmmaConfig(variant="contrastive")}))
+    for run, idle in ((RUN, []), (contrastive, ["sequence"])):
+        with Journal(tmp_path) as journal:
+            Chronicle(run, plan, journal).begin(PARTS, None)
+        assert records(tmp_path)[-1]["idle"] == idle
+        assert ("1,234 of them (sequence) have nothing that the model learns" in capsys.readouterr().err) == bool(idle)
 
 
 def found(**clouds: Cloud) -> Validation:

@@ -26,14 +26,18 @@ from tests.unit.pretrain.conftest import Trained
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, nn.Module]:
     """(a run of heads over frozen encoders, its export, the model)."""
-    folder = tmp_path_factory.mktemp("first")
-    model, encoders = build("align-pro")
+    return exported("align-pro", tmp_path_factory.mktemp("first"))
+
+
+def exported(name: str, folder: Path) -> tuple[Path, Path, nn.Module]:
+    """(a run, its export, the model)."""
+    model, encoders = build(name)
     for parameter in model.parameters():
         parameter.data.add_(0.25)
     data = write(folder / "data", {"train": [sample(i, *model.modalities) for i in range(3)]})
     tree = {
         "out": str(folder / "run"), "steps": 9, "data": {"path": str(data), "plan": {"samples": 2}},
-        "encoders": dump(encoders_config("align-pro")), "model": MODELS["align-pro"][0],
+        "encoders": dump(encoders_config(name)), "model": MODELS[name][0],
     }  # fmt: skip
     run = validate(RunConfig, tree, "test")
     about = {"name": "tiny", "manifest_sha256": "ef" * 32}
@@ -44,22 +48,48 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, nn.Modu
     return run.out, export(run.out, folder / "exported"), model
 
 
-@pytest.mark.parametrize("exported", [False, True])
+@pytest.mark.parametrize("whole", [True, False], ids=["run", "export"])
 def test_heads_are_taken_and_encoders_begin_as_configured(
-    first: tuple[Path, Path, nn.Module], exported: bool, caplog: pytest.LogCaptureFixture
+    first: tuple[Path, Path, nn.Module], whole: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    origin, model, second = first[1] if exported else first[0], first[2], build("align-pro-trained")[0]
+    origin, model, second = first[0] if whole else first[1], first[2], build("align-pro-trained")[0]
     before = {name: parameter.detach().clone() for name, parameter in second.named_parameters()}
     with caplog.at_level(logging.WARNING):
         take(second, trained_weights(origin), origin)
     theirs = dict(model.named_parameters())
     for name, parameter in second.named_parameters():
-        taken = name.startswith("heads.") or (name.startswith("temperatures.") and not exported)
+        taken = name.startswith("heads.") or (name.startswith("temperatures.") and whole)
         assert torch.equal(parameter, theirs[name] if taken else before[name]), name
         assert not taken or not torch.equal(parameter, before[name])
     said = caplog.messages[-1]
     assert f"start_from {origin}: taken are heads.function (6)" in said
     assert "as configured begin" in said and "trained.sequence (" in said and "of no use" not in said
+
+
+@pytest.mark.parametrize("name", ["align-pro-trained", "bihierarchical-gvp", "ssgi", "two-tower", "unimodal-gvp"])
+def test_what_an_export_has_trained_is_taken_encoders_and_all(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As from the run itself, but for what no export keeps: the objective's own parts and temperatures."""
+    run, folder, model = exported(name, tmp_path)
+    theirs = dict(model.named_parameters())
+    for origin in (run, folder):
+        second = build(name)[0]
+        before = {name: parameter.detach().clone() for name, parameter in second.named_parameters()}
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            take(second, trained_weights(origin), origin)
+        left = {name for name, parameter in second.named_parameters() if torch.equal(parameter, before[name])}
+        assert all(torch.equal(p, theirs[n]) for n, p in second.named_parameters() if n not in left)
+        assert not any(name.startswith("trained.") for name in left) and "of no use" not in caplog.messages[-1]
+        assert not left if origin == run else left < theirs.keys()
+
+
+def test_an_export_without_its_configuration_is_named(first: tuple[Path, Path, nn.Module], tmp_path: Path) -> None:
+    part = shutil.copytree(first[1], tmp_path / "part")
+    (part / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"part/config\.json is missing: the folder was copied in part"):
+        trained_weights(part)
 
 
 def test_what_cannot_be_taken_is_named(first: tuple[Path, Path, nn.Module], tmp_path: Path) -> None:

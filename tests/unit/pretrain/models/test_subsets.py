@@ -1,12 +1,13 @@
 """Every model, and every subset of its modalities: losses, gradients and embeddings, from the model and its export."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from pretrain import checkpoint
+from pretrain import checkpoint, models
 from pretrain.batch import Embeddings
 from pretrain.checkpoint import CheckpointConfig
 from pretrain.config import dump, validate
@@ -14,7 +15,8 @@ from pretrain.encoders.bundle import Encoders
 from pretrain.export import export
 from pretrain.inference import load
 from pretrain.run import RunConfig
-from tests.models import MODELS, batch_of, build, encoders_config, sample, subsets
+from pretrain.sample import Modality, Sample, Text
+from tests.models import MODELS, batch_of, build, config_of, encoders_config, sample, subsets
 from tests.unit.datasets import write
 from tests.unit.pretrain.conftest import Trained
 
@@ -38,6 +40,25 @@ def test_every_subset_goes_forward_and_backward(name: str) -> None:
         assert isinstance(found, Embeddings) and found.fused.isfinite().all(), has
         assert {m: bool(found.present[m].all()) for m in model.modalities} == {m: m in has for m in model.modalities}
         assert all(not found.values[m].any() for m in model.modalities if m not in has), has
+
+
+def _said_twice(one: Sample) -> Sample:
+    """With a paraphrase, where it has a text."""
+    if one.function is None:
+        return one
+    texts = (*one.function.texts, Text(f"also {one.key}", "uniprot"))
+    return replace(one, function=replace(one.function, texts=texts))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_says_of_which_proteins_it_learns(name: str) -> None:
+    """Of those alone it has losses, at some step."""
+    config, (model, encoders) = config_of(name), build(name)
+    for has in subsets(tuple(Modality)):
+        proteins = [_said_twice(sample(i, *has)) for i in range(4)]
+        batches = (batch_of(proteins, encoders, step) for step in range(4))
+        learns = any(sum(model.counts(batch).values()) for batch in batches)
+        assert learns == models.teaches(config, has), has
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["parameters", "autocast"])
