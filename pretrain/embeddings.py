@@ -45,7 +45,8 @@ class Embeddings:
 
     fused: float32 [N, D], all that a protein has, encoded together. alone: modality → float32 [N, D], that modality
     encoded alone, 0 where `present` (modality → bool [N]) is False. residues: the fused latent of each residue: the
-    sequence's token where there is a sequence, the structure's otherwise. truncated: keys of proteins that lost
+    sequence's token where there is a sequence, the structure's otherwise; in models of towers (Align-Pro, two towers)
+    other modalities have no part in it. truncated: keys of proteins that lost
     residues to an encoder's limit. model: SHA-256 of the weights; embeddings of different models do not compare.
     centres: modality → [D], the mean over the model's training proteins, which `nearest` subtracts; empty: none known.
     """

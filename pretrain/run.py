@@ -48,9 +48,9 @@ class LogConfig(Config):
 class RunConfig(Config):
     """One training run. `out` holds all that it writes: `config.json`, `log.jsonl`, `checkpoints/`, `tensorboard/`.
 
-    start_from: the folder of another run, or of an exported model. Trained parameters that have a namesake there begin
-    with its values, all others as they would without; frozen encoders are the configured ones. It is read when the run
-    begins, and not when it goes on.
+    start_from: the folder of another run, or of an exported model. Trained parameters that have a namesake there, also
+    among the encoders that an exported model trained, begin with its values, all others as they would without; frozen
+    encoders are the configured ones. It is read when the run begins, and not when it goes on.
     """
 
     out: Path

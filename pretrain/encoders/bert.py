@@ -95,9 +95,9 @@ def read(folder: Path, what: str) -> dict[str, Tensor]:
 
 
 def _pickled(folder: Path, what: str) -> dict[str, Tensor]:
-    path = folder / "pytorch_model.bin"
+    path = folder / weights.OLDER
     if not path.is_file():
-        raise ValueError(f"{what}: {folder} has neither a .safetensors file nor pytorch_model.bin")
+        raise ValueError(f"{what}: {folder} has neither a .safetensors file nor {weights.OLDER}")
     return weights.read(path, what)
 
 

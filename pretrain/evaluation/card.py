@@ -167,7 +167,8 @@ def _results(history: History, step: int) -> list[str]:
 
 
 def _licence(manifest: dict[str, Any]) -> list[str]:
-    named = list(dict.fromkeys(str(s["licence"]) for s in manifest.get("sources", []) if s.get("licence")))
+    every = list(dict.fromkeys(str(s["licence"]) for s in manifest.get("sources", []) if s.get("licence")))
+    named = [one for one in every if not any(one != other and one in other for other in every)]
     asks = f" Its data came under {_list(named)}: give their sources credit as those ask." if named else ""
     return [
         "The weights trained here are under Apache-2.0." + asks,

@@ -87,6 +87,9 @@ class AlignProConfig(Config):
             raise ValueError("the weights of all terms are 0 (alpha, beta, gamma, intra): there is nothing to learn")
         if not self.intra:
             refuse_idle(self, "without intra", "view")
+        for name, pair in zip(("alpha", "beta", "gamma"), combinations(TRIPLE, 2), strict=True):
+            if lacking := set(pair) - {*self.modalities}:
+                refuse_idle(self, f"without {lacking.pop()}", name)
         return self
 
     @property

@@ -101,7 +101,7 @@ class AmmaConfig(Config):
         if self.variant == "contrastive" and len(self.modalities) < 2:
             raise ValueError("the contrastive variant compares pairs; name at least two modalities")
         if self.variant == "contrastive":
-            refuse_idle(self, "where variant = contrastive", "sees", "loss_on", "confidence_weighted")
+            refuse_idle(self, "where variant = contrastive", "sees", "loss_on", "confidence_weighted", "weights")
         if STRUCTURE not in self.modalities:
             refuse_idle(self, "without structure", "confidence_weighted")
         if not isinstance(self.sees, str) and set(self.sees) != set(self.modalities):

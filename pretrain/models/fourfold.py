@@ -6,8 +6,8 @@ space in which modalities, each encoded alone, are compared.
 
 Why each part is there:
 
-- Masked asymmetric reconstruction (AMMA): every protein trains it, whatever it has, and a decoder that may not see its
-  own modality pushes what it needs into the others' latents.
+- Masked asymmetric reconstruction (AMMA): every protein trains it, whatever it has. What a decoder may see says which
+  latents must hold what it tells: the sequence's are told from the sequence alone, function's from all.
 - Exchange by residue (Bi-Hierarchical Fusion): sequence and structure are two accounts of the same residues. A gate
   joins the two rows of one residue, attention all rows of a protein. It comes after masking, between layers of the
   model's own: were it inside the encoders, a hidden residue's structure would be in its letter's features, and telling

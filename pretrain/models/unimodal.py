@@ -75,6 +75,8 @@ class Unimodal(nn.Module):
 
     def __init__(self, config: UnimodalConfig, encoder: Encoder | None):
         super().__init__()
+        if isinstance(encoder, Esm) and encoder.depth > 1:
+            raise ValueError(f"encoders.sequence.tiers = {encoder.depth}: only the last layer is trained; leave it out")
         self.config, self.modalities, self.trained = config, config.modalities, encoder
         self.objective = None if encoder is None else _objective_of(config, encoder)
 

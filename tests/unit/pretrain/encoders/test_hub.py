@@ -23,16 +23,19 @@ import sys
 from pretrain.encoders import weights
 from pretrain.encoders.esm import Esm, EsmConfig
 try:
-    print(weights.digest(Esm.build(EsmConfig(weights=sys.argv[1]))))
+    if sys.argv[1].startswith("hub:lab/bert"):
+        print(*sorted(path.name for path in weights.locate(sys.argv[1], "text encoder").iterdir()))
+    else:
+        print(weights.digest(Esm.build(EsmConfig(weights=sys.argv[1]))))
 except ValueError as error:
     print("refused:", error)
 """
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the hub has: a small ESM-2, and a pickle that nobody asks for."""
-    path = tmp_path_factory.mktemp("hub") / "model"
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the hub has: a small ESM-2, with a pickle that nobody asks for, and a BERT that has no other file."""
+    path = tmp_path_factory.mktemp("hub") / "esm"
     about = TheirConfig(
         vocab_size=33, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
         position_embedding_type="rotary", token_dropout=True, emb_layer_norm_before=False, layer_norm_eps=1e-5,
@@ -40,11 +43,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     EsmForMaskedLM(about).save_pretrained(path)
     (path / "pytorch_model.bin").write_bytes(b"code")
-    return path
+    (bert := path.with_name("bert")).mkdir()
+    for name in ("config.json", "vocab.txt", "pytorch_model.bin", "modeling.py"):
+        (bert / name).write_text(name)
+    return path.parent
 
 
 @pytest.fixture
-def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
+def hub(models: Path) -> Iterator[tuple[str, list[str]]]:
     """(address, the paths that were asked for)."""
     asked: list[str] = []
 
@@ -58,16 +64,18 @@ def hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
         def _answer(self, whole: bool) -> None:
             asked.append(self.path)
             name = self.path.rpartition("/")[2]
-            if self.path.startswith("/api/models/lab/esm/revision/"):
+            model = "bert" if "/lab/bert/" in self.path else "esm"
+            folder = models / model
+            if self.path.startswith(f"/api/models/lab/{model}/revision/"):
                 files = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
-                body = json.dumps({"id": "lab/esm", "sha": COMMIT, "siblings": files}).encode()
-            elif self.path.startswith(f"/api/models/lab/esm/tree/{COMMIT}?"):
+                body = json.dumps({"id": f"lab/{model}", "sha": COMMIT, "siblings": files}).encode()
+            elif self.path.startswith(f"/api/models/lab/{model}/tree/{COMMIT}?"):
                 tree = [
                     {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0" * 40}
                     for file in sorted(folder.iterdir())
                 ]
                 body = json.dumps(tree).encode()
-            elif self.path == f"/lab/esm/resolve/{COMMIT}/{name}" and (folder / name).is_file():
+            elif self.path == f"/lab/{model}/resolve/{COMMIT}/{name}" and (folder / name).is_file():
                 body = (folder / name).read_bytes()
             else:
                 self.send_response(404)
@@ -97,9 +105,9 @@ def ask(name: str, address: str, cache: Path) -> str:
     return done.stdout.strip()
 
 
-def test_a_model_is_fetched_once_and_no_pickle_of_it(hub: tuple[str, list[str]], folder: Path, tmp_path: Path) -> None:
+def test_a_model_is_fetched_once_and_no_pickle_of_it(hub: tuple[str, list[str]], models: Path, tmp_path: Path) -> None:
     address, asked = hub
-    wanted = weights.digest(Esm.build(EsmConfig(weights=str(folder))))
+    wanted = weights.digest(Esm.build(EsmConfig(weights=str(models / "esm"))))
     assert ask("hub:lab/esm", address, tmp_path) == wanted, asked
     assert any(path.endswith("/revision/main") for path in asked)
     assert any(path.endswith("model.safetensors") for path in asked)
@@ -107,6 +115,10 @@ def test_a_model_is_fetched_once_and_no_pickle_of_it(hub: tuple[str, list[str]],
     assert ask("hub:lab/esm", "http://127.0.0.1:9", tmp_path) == wanted, "it is in the cache"
     assert ask("hub:lab/esm@v2", address, tmp_path / "other") == wanted
     assert any(path.endswith("/revision/v2") for path in asked)
+
+
+def test_an_older_file_is_fetched_where_there_is_no_other(hub: tuple[str, list[str]], tmp_path: Path) -> None:
+    assert ask("hub:lab/bert", hub[0], tmp_path) == "config.json pytorch_model.bin vocab.txt", hub[1]
 
 
 @pytest.mark.parametrize("name", ["hub:lab/none", "hub:lab/none@v1", "hub:a/b/c", "hub:"])
