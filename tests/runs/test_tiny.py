@@ -1,41 +1,69 @@
-"""Every system's tiny configuration as it ships, on the sample: it learns, a kill changes nothing, it is exported."""
+"""Every system's tiny configuration on the sample: it learns, a kill changes nothing, it is exported and embeds. As it
+ships, which takes minutes; and a few steps of it."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import fourfold
 from pretrain.export import export
-from tests.runs.training import finish, kill, log, losses, start, wait_for_step
+from tests.runs.training import finish, kill, log, losses, start
 
 SAMPLE = Path(fourfold.__file__).parent / "data_prep" / "sample"
 SYSTEMS = ("amma", "align_pro", "bihierarchical", "fourfold", "ssgi", "two_tower")
-COMPARE = ("amma", "align_pro", "fourfold", "ssgi", "two_tower")  # have two towers or more
+# Those whose retrieval on so few proteins no chance explains: some pair by three standard errors. The others' mean over
+# pairs is above chance, by less than 26 to 35 proteins can tell.
+SURE = ("align_pro", "fourfold", "ssgi")
+ALSO = ("amma", "two_tower")
+FEW = (
+    "steps=6", "checkpoint.every=3", "validation.every=3", "validation.samples=16", "validation.batch=8",
+    "data.plan.samples=4", "encoders.crop=64", "log.every=1", "log.tensorboard=false",
+)  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_it_learns_resumes_to_the_bit_and_embeds(system: str, sample_data: Path, tmp_path: Path) -> None:
-    whole, cut, config = tmp_path / "whole", tmp_path / "cut", f"configs/{system}/tiny.toml"
-    asked = {"config": config, "small": ("log.every=1", "log.tensorboard=false")}
-    finish(start(sample_data, whole, 1, **asked), whole, wait=600)
-    told = [record for record in log(whole) if record["event"] == "validation"]
+    told = _resumes(system, sample_data, tmp_path, "log.every=1", "log.tensorboard=false")
     assert len(told) > 2 and told[-1]["loss"] < told[0]["loss"]
-    if system in COMPARE:
-        assert max(one["recall"] - one["chance"] for one in told[-1]["retrieval"].values()) > 0
+    pairs = told[-1]["retrieval"].values()
+    if system in SURE:
+        assert max(_errors_above_chance(**pair) for pair in pairs) > 3
+    if system in ALSO:
+        assert np.mean([pair["recall"] - pair["chance"] for pair in pairs]) > 0
 
-    first = min(record["step"] for record in log(whole) if record["event"] == "checkpoint")
-    running = start(sample_data, cut, 1, **asked)
-    wait_for_step(cut, first + 3, running)
+
+@pytest.mark.parametrize("system", SYSTEMS[1:])  # AMMA's runs are tested all over
+def test_a_few_steps_resume_to_the_bit_and_embed(system: str, sample_data: Path, tmp_path: Path) -> None:
+    _resumes(system, sample_data, tmp_path, *FEW)
+
+
+def _errors_above_chance(recall: float, chance: float, n: int, **_: Any) -> float:
+    return (recall - chance) / (chance * (1 - chance) / n) ** 0.5
+
+
+def _resumes(system: str, data: Path, folder: Path, *settings: str) -> list[dict[str, Any]]:
+    """The validations of a run; one that was killed after its first checkpoint is the same, and its export embeds."""
+    whole, cut, asked = folder / "whole", folder / "cut", {"config": f"configs/{system}/tiny.toml", "small": settings}
+    finish(start(data, whole, 1, **asked), whole, wait=600)  # type: ignore[arg-type]
+    running = start(data, cut, 1, **asked)  # type: ignore[arg-type]
+    while not (found := [record for record in log(cut) if record["event"] == "checkpoint"]):
+        assert all(process.poll() is None for process in running), cut.with_suffix(".txt").read_text()[-4000:]
+        time.sleep(0.02)
     kill(running)
-    finish(start(sample_data, cut, 1, **asked), cut, wait=600)
-    assert [record["step"] for record in log(cut) if record["event"] == "resume"] == [first]
+    finish(start(data, cut, 1, **asked), cut, wait=600)  # type: ignore[arg-type]
+    assert [record["step"] for record in log(cut) if record["event"] == "resume"] == [found[0]["step"]]
     assert losses(cut) == losses(whole)
+    told = [record for record in log(whole) if record["event"] == "validation"]
     assert [record for record in log(cut) if record["event"] == "validation"][-1]["loss"] == told[-1]["loss"]
 
-    model = fourfold.load(export(cut, tmp_path / "model"))
-    proteins = fourfold.read(SAMPLE / "uniprot" / "more.fasta")
-    found = model.embed(proteins)
-    assert found.fused.shape[0] == len(proteins) and np.isfinite(found.fused).all() and found.fused.std(0).min() > 0
+    model = fourfold.load(export(cut, folder / "model"))
+    proteins = fourfold.read(SAMPLE / "uniprot" / "more.fasta")[:24]
+    embedded = model.embed(proteins)
+    assert embedded.fused.shape[0] == len(proteins) and np.isfinite(embedded.fused).all()
+    assert embedded.fused.std(0).min() > 0
+    return told

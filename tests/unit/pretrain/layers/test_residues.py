@@ -1,6 +1,7 @@
 """Residues joined by position, the same ones hidden in sequence and structure, and what is told of them, by hand."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,18 @@ from pretrain.batch import Batch, Tokens, lengths_of, offsets_of
 from pretrain.data.collate import collate
 from pretrain.encoders.esm import HIDDEN
 from pretrain.encoders.letters import LETTERS
-from pretrain.layers.residues import STATES, UNKNOWN, ResidueDecoder, View, join, letters_of, places_of, view
+from pretrain.layers.residues import (
+    STATES,
+    UNKNOWN,
+    ResidueDecoder,
+    ResidueTrunk,
+    View,
+    join,
+    letters_of,
+    places_of,
+    view,
+)
+from pretrain.layers.transformer import sinusoid
 from pretrain.masking import Dropout
 from pretrain.sample import Modality, Sample
 from tests.models import build
@@ -54,6 +66,29 @@ def test_residues_are_those_of_the_sequence_or_of_the_structure() -> None:
         assert rows.tolist() == slow
     none = join(tokens(), tokens())
     assert none.offsets.tolist() == [0] and not len(none.positions)
+
+
+def test_the_trunk_adds_up_what_is_known_of_a_residue_protein_by_protein() -> None:
+    torch.manual_seed(0)
+    trunk = ResidueTrunk({SEQUENCE: 3, STRUCTURE: 5}, 16, 2, 2, 2.0)
+    sequence, structure = tokens([4, 5, 6, 7], [], [], [0, 1]), tokens([5, 7], [3, 9, 11], [], [1])
+    encoded = {m: replace(each, values=torch.randn(len(each.positions), width))
+               for m, each, width in ((SEQUENCE, sequence, 3), (STRUCTURE, structure, 5))}  # fmt: skip
+    found = join(sequence, structure)
+    latents = trunk(encoded, found, {SEQUENCE: found.of_sequence, STRUCTURE: found.of_structure})
+    for number, rows in enumerate(latents.values.split(latents.lengths.tolist())):
+        known: dict[int, Tensor] = {}
+        for m, each in encoded.items():
+            project: Any = trunk.projections[m.value]
+            for owner, position, value in zip(each.owners, each.positions, each.values, strict=True):
+                if owner == number:
+                    row = project.linear.weight @ value + project.linear.bias + project.mark.vector
+                    row = row + sinusoid(position[None], 16)[0]
+                    known[int(position)] = known.get(int(position), torch.zeros(16)) + row
+        assert sorted(known) == found.positions[slice(*found.offsets[number : number + 2])].tolist()
+        if known:
+            every = torch.stack([known[position] for position in sorted(known)])
+            torch.testing.assert_close(rows, trunk.blocks(every, torch.tensor([0, len(every)])), atol=1e-5, rtol=1e-5)
 
 
 def test_a_structure_beside_its_sequence_is_a_bug() -> None:

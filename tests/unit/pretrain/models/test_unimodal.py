@@ -278,5 +278,5 @@ def test_several_depths_are_refused() -> None:
     """Only the last layer's rows are trained; features of the others would be as they began."""
     tree = {"sequence": {"kind": "esm", "weights": "random", "layers": 2, "width": 16, "heads": 2, "tiers": 2}}
     asked = UnimodalConfig.model_validate({"modality": "sequence"})
-    with pytest.raises(ValueError, match="sequence.tiers = 2: only the last layer is trained; leave it out"):
+    with pytest.raises(ValueError, match=r"sequence\.tiers = 2: only the last layer is trained; leave it out"):
         build(asked, {}, to_train(EncodersConfig.model_validate(tree), asked.trains))
