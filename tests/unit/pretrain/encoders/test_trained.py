@@ -30,7 +30,7 @@ MOST = 20e6  # bytes of all together
 
 @pytest.fixture(scope="module")
 def proteins() -> list[Sample]:
-    paths = sorted((SAMPLE / "structures").glob("*_*.gz"))[:16]
+    paths = sorted((SAMPLE / "structures").glob("*_*.gz"))[:24]
     return [one for path in paths for one in fourfold.read(path)]
 
 
