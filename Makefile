@@ -18,7 +18,7 @@ demo: .venv/.installed
 	$(BIN)/fourfold demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 12 -m "not slow and not hosts"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 12 -m "not slow and not hosts"
 
 test-all: .venv/.installed
 	$(BIN)/python -m pytest

@@ -128,10 +128,10 @@ def sample(number: int, *has: Modality) -> Sample:
 
 
 def batch_of(samples: Sequence[Sample], encoders: Encoders, step: int = 0, slots: Sequence[int] | None = None) -> Batch:
-    """Three of four proteins have a label."""
+    """Three of four proteins have a label, by their slots."""
     spec = replace(encoders.spec(), terms=TERMS)
-    batch = collate(samples, range(len(samples)) if slots is None else slots, 7, step, spec)
-    numbers = torch.tensor([int(one.key[1:]) for one in samples])
+    numbers = torch.tensor(range(len(samples)) if slots is None else slots)
+    batch = collate(samples, numbers.tolist(), 7, step, spec)
     labelled = numbers % 4 != 1
     labels = Labels((numbers % CLASSES)[labelled].float(), offsets_of(labelled.long()), labelled)
     return replace(batch, labels=labels)
