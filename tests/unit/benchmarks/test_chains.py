@@ -1,7 +1,6 @@
 """What the directions are measured by: labels of chains from a pack of five, triples a step, retrieval, features."""
 
 import gzip
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,6 @@ from tests.models import batch_of, build, sample
 from tests.unit.datasets import protein, write
 
 SEQUENCE, STRUCTURE, FUNCTION, IMAGE = Modality
-FOLDER = Path(__file__).parents[3] / "benchmarks"
 MF, BP = "molecular_function", "biological_process"
 GO = {
     "GO:0000001": OntologyTerm("root", MF),
@@ -33,12 +31,6 @@ GO = {
 }
 PARTS = {"train": "1AAA-A\n1BBB-A\n9ZZZ-A", "valid": "1CCC-A", "test": "1DDD-A\n1EEE-A"}
 ENZYMES = "1AAA-A\t1.1.1.1,2.2.2.2\n1BBB-A\t1.1.1.1\n1CCC-A\t2.2.2.2\n1DDD-A\t3.3.3.3,2.2.2.2"
-
-
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("directions")
 
 
 @pytest.fixture

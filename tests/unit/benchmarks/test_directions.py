@@ -9,7 +9,6 @@ import pytest
 from pretrain.sample import Modality
 from tests.unit.datasets import protein, write
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
 COLUMNS = ("bulk_location", "pdb_id", "chain", "uniprot")
 CHAINS = [
     ("a#0", "1ABC", "A", "P00001"),
@@ -18,12 +17,6 @@ CHAINS = [
     ("", "3NOT", "A", "P00009"),
     ("a#3", "4TRA", "A", "P00002"),
 ]
-
-
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("directions")
 
 
 def test_proteins_are_held_out_by_their_accessions(benchmark: ModuleType, tmp_path: Path) -> None:
