@@ -15,8 +15,9 @@ Then its export embeds DeepFRI's chains, sequence and structure together, on whi
 Proteins of DeepFRI's test chains are held out of training, with their relatives; those of its validation chains, by
 which a probe stops, are not, and a model that reads functions may have read theirs.
 
-What is finished stays in FOLDER: further sittings of the same settings go on, and after `--budget` no run begins;
-`--arms` limits what is begun, not what is told. A run that fails is named, and left out.
+What is finished stays in FOLDER, and in the file of `--json`: further sittings of the same settings go on, on another
+machine too where that file was kept, and after `--budget` no run begins; `--arms` limits what is begun, not what is
+told. A run that fails is named, and left out.
 
 The sources' figures are of full-size models; only directions are compared, and nothing was tuned for one to agree: the
 arms are the tiny configurations as they are, which were made for the sample's few proteins. Align-Pro's are its first
@@ -30,6 +31,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from hashlib import sha256
@@ -93,23 +95,44 @@ def finish(bench: Bench, name: str, arm: Arm, seed: int) -> dict[str, float]:
     return found
 
 
+def restore(bench: Bench, arms: Mapping[str, Arm], path: Path) -> None:
+    """Put the runs that a file of results holds into the folder, where they are not there already. ValueError for ones
+    of other settings."""
+    for name, seeds in json.loads(path.read_text()).get("runs", {}).items():
+        _unlike(seeds["made"], _made(bench, arms[name]), f"{path}: {name}")
+        for seed, found in seeds["found"].items():
+            (out := bench.out(name, int(seed))).mkdir(parents=True, exist_ok=True)
+            if not (out / "found.json").is_file():
+                (out / "made.json").write_text(json.dumps(seeds["made"]) + "\n")
+                (out / "found.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
 def _same(bench: Bench, arm: Arm, out: Path) -> None:
     """Refuse a folder that was begun with other settings: its figures are not of what is asked for."""
+    made, path = _made(bench, arm), out / "made.json"
+    if path.is_file():
+        _unlike(json.loads(path.read_text()), made, str(out))
+    path.write_text(json.dumps(made) + "\n")
+
+
+def _unlike(before: dict[str, Any], made: dict[str, Any], what: str) -> None:
+    if before != made:
+        differ = ", ".join(
+            f"{name} was {before.get(name)}, is {made[name]}" for name in made if before.get(name) != made[name]
+        )
+        raise ValueError(f"{what} was begun with other settings: {differ}. Give another place, or remove that one")
+
+
+def _made(bench: Bench, arm: Arm) -> dict[str, Any]:
+    """The settings that a run of any seed hangs on."""
     run = _run(arm)
-    made = {
+    return {
         "run": _digest(run.model_dump(mode="json", exclude_unset=True)), "alone": arm.alone,
         "plan": "" if arm.alone else _digest(_plan(bench, arm)), "probe": ProbeConfig().model_dump(),
         "encoders": _weights(json.dumps(as_asked(run.frozen))),
         "tasks": _digest([task.chains for task in _tasks(bench)]),
         "steps": bench.steps, "batch": bench.batch, "most": bench.most, "data": Dataset.open(str(bench.data)).sha256,
     }  # fmt: skip
-    path = out / "made.json"
-    if path.is_file() and (before := json.loads(path.read_text())) != made:
-        differ = ", ".join(
-            f"{name} was {before.get(name)}, is {made[name]}" for name in made if before.get(name) != made[name]
-        )
-        raise ValueError(f"{out} was begun with other settings: {differ}. Give another --runs, or remove that folder")
-    path.write_text(json.dumps(made) + "\n")
 
 
 def _run(arm: Arm) -> RunConfig:
@@ -293,6 +316,8 @@ def main() -> None:
         else {"steps": chosen.steps, "batch": chosen.batch, "most": 10**9}
     )
     bench = Bench(chosen.data, chosen.pack, chosen.structures, chosen.runs, **size, quick=chosen.quick)
+    if chosen.json and chosen.json.is_file():
+        restore(bench, arms, chosen.json)
     found: dict[str, dict[int, dict[str, float]]] = {}
     told = list(arms)[:2] if chosen.quick and not chosen.arms else list(arms)
     left, failed = 0, []
@@ -309,7 +334,10 @@ def main() -> None:
                 failed.append(f"{arm}, seed {seed}: {error}; {out / 'output.txt'} has more")
     claims = [claim for direction in directions if (claim := compared(direction, found))]
     sizes = {one.name: _sizes(one) for one in _tasks(bench)}
-    settings = {"steps": bench.steps, "batch": bench.batch, "chains": sizes, "runs_left": left, "naive": _naive(bench)}
+    settings = {
+        "steps": bench.steps, "batch": bench.batch, "chains": sizes, "runs_left": left, "naive": _naive(bench),
+        "runs": {arm: {"made": _made(bench, arms[arm]), "found": seeds} for arm, seeds in found.items()},
+    }  # fmt: skip
     report(claims, settings, chosen.json)
     if failed:
         sys.exit("\n".join(["failed:", *failed]))

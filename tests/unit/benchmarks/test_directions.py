@@ -1,8 +1,10 @@
 """The benchmark of directions: which proteins are held out for it, and what a folder of runs may be gone on with."""
 
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -31,10 +33,9 @@ def test_proteins_are_held_out_by_their_accessions(benchmark: ModuleType, tmp_pa
     assert benchmark.chains.held_out(tmp_path) == ["O14746", "P00001", "pdb_2xyz_B"]
 
 
-def test_a_folder_of_other_settings_is_refused(
-    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = write(tmp_path / "data", {"train": [protein("A", Modality.SEQUENCE)]})
+@pytest.fixture
+def data(benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of one protein; nothing is trained on it, and a run's figures are its number."""
     found = iter(range(9))
     monkeypatch.setattr(benchmark, "_trained", lambda *_: None)
     monkeypatch.setattr(benchmark, "_remember", lambda *_: None)
@@ -42,15 +43,42 @@ def test_a_folder_of_other_settings_is_refused(
     monkeypatch.setattr(benchmark, "_probed", lambda *_: dict.fromkeys(("EC", "MF", "BP", "CC"), float(next(found))))
     monkeypatch.setattr(benchmark, "_retrieved", lambda *_: {})
     monkeypatch.setattr(benchmark, "_tasks", lambda bench: [])
+    return write(tmp_path / "data", {"train": [protein("A", Modality.SEQUENCE)]})
+
+
+def test_a_folder_of_other_settings_is_refused(benchmark: ModuleType, data: Path, tmp_path: Path) -> None:
     quick = benchmark.Bench(data, tmp_path, tmp_path, tmp_path / "runs", 4, 8, 40)
     whole = benchmark.Bench(data, tmp_path, tmp_path, tmp_path / "runs", 600, 32, 10**9)
     arm = benchmark.Arm("amma/tiny.toml")
     assert benchmark.finish(quick, "amma", arm, 0) == benchmark.finish(quick, "amma", arm, 0)
     with pytest.raises(ValueError, match=r"amma/0 was begun with other settings: steps was 4, is 600, batch was 8, is"):
         benchmark.finish(whole, "amma", arm, 0)
-    with pytest.raises(ValueError, match=r"run was \w+, is \w+\. Give another --runs"):
+    with pytest.raises(ValueError, match=r"run was \w+, is \w+\. Give another place"):
         benchmark.finish(quick, "amma", benchmark.Arm("amma/tiny.toml", ("model.sees=symmetric",)), 0)
     assert benchmark.finish(whole, "amma", arm, 1)["mean"] == 1
+
+
+def test_results_are_gone_on_with_where_the_folder_is_lost(
+    benchmark: ModuleType, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sittings, each in a folder of its own: the second takes the first's figures from the file."""
+    results = tmp_path / "results.json"
+
+    def sit(*more: str) -> dict[str, Any]:
+        given = {"data": data, "pack": tmp_path, "structures": tmp_path, "json": results}
+        command = ["directions.py", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
+        monkeypatch.setattr("sys.argv", [*command, *more])
+        benchmark.main()
+        return json.loads(results.read_text())
+
+    first = sit("--runs", str(tmp_path / "one"), "--arms", "amma", "fourfold")
+    assert first["runs_left"] == 3 * len(benchmark.claims_of()[0]) - 6
+    second = sit("--runs", str(tmp_path / "two"), "--arms", "amma-symmetric")
+    assert second["runs_left"] == first["runs_left"] - 3
+    assert [second["runs"]["fourfold"]["found"][seed]["EC"] for seed in "012"] == [1, 3, 5]
+    assert [second["runs"]["amma-symmetric"]["found"][seed]["EC"] for seed in "012"] == [6, 7, 8]
+    with pytest.raises(ValueError, match=r"results\.json: amma was begun with other settings: steps was 400, is 4,"):
+        sit("--runs", str(tmp_path / "three"), "--quick")
 
 
 def test_every_arm_is_a_run_and_every_claim_is_of_arms(benchmark: ModuleType) -> None:
