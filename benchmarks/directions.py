@@ -99,6 +99,8 @@ def restore(bench: Bench, arms: Mapping[str, Arm], path: Path) -> None:
     """Put the runs that a file of results holds into the folder, where they are not there already. ValueError for ones
     of other settings."""
     for name, seeds in json.loads(path.read_text()).get("runs", {}).items():
+        if name not in arms:
+            raise ValueError(f"{path} has runs of {name!r}, which is no arm of directions.toml; give another --json")
         _unlike(seeds["made"], _made(bench, arms[name]), f"{path}: {name}")
         for seed, found in seeds["found"].items():
             (out := bench.out(name, int(seed))).mkdir(parents=True, exist_ok=True)
