@@ -60,6 +60,8 @@ from pretrain.sample import Modality, Sample, canonical
 
 K = 10
 TRIPLES = "sequence_structure_function"  # the group of those that have all three
+# Of a configuration, what a run here sets itself, or what changes nothing of a figure.
+OURS = {"out": True, "seed": True, "steps": True, "data": {"path"}, "checkpoint": True, "validation": True, "log": True}
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,11 @@ def _unlike(before: dict[str, Any], made: dict[str, Any], what: str) -> None:
 
 
 def _made(bench: Bench, arm: Arm) -> dict[str, Any]:
-    """The settings that a run of any seed hangs on."""
+    """The settings that a run of any seed hangs on; of the configuration, what `_trained` leaves as it is."""
     run = _run(arm)
+    own = run.model_dump(mode="json", exclude_unset=True, exclude=OURS)
     return {
-        "run": _digest(run.model_dump(mode="json", exclude_unset=True)), "alone": arm.alone,
+        "run": _digest(own), "alone": arm.alone,
         "plan": "" if arm.alone else _digest(_plan(bench, arm)), "probe": ProbeConfig().model_dump(),
         "encoders": _weights(json.dumps(as_asked(run.frozen))),
         "tasks": _digest([task.chains for task in _tasks(bench)]),
@@ -319,7 +322,10 @@ def main() -> None:
     )
     bench = Bench(chosen.data, chosen.pack, chosen.structures, chosen.runs, **size, quick=chosen.quick)
     if chosen.json and chosen.json.is_file():
-        restore(bench, arms, chosen.json)
+        try:
+            restore(bench, arms, chosen.json)
+        except ValueError as error:
+            sys.exit(str(error))
     found: dict[str, dict[int, dict[str, float]]] = {}
     told = list(arms)[:2] if chosen.quick and not chosen.arms else list(arms)
     left, failed = 0, []

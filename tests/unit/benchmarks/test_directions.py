@@ -58,6 +58,16 @@ def test_a_folder_of_other_settings_is_refused(benchmark: ModuleType, data: Path
     assert benchmark.finish(whole, "amma", arm, 1)["mean"] == 1
 
 
+def test_what_runs_set_themselves_is_no_other_setting(benchmark: ModuleType, data: Path, tmp_path: Path) -> None:
+    """A configuration's own number of steps, and when it validates, which runs here do not go by."""
+    bench = benchmark.Bench(data, tmp_path, tmp_path, tmp_path / "runs", 4, 8, 40)
+    shipped = benchmark.Arm("amma/tiny.toml", ("model.width=64",))
+    longer = benchmark.Arm("amma/tiny.toml", ("model.width=64", "steps=999", "validation.every=333", "log.every=3"))
+    assert benchmark._made(bench, shipped) == benchmark._made(bench, longer)
+    wider = benchmark.Arm("amma/tiny.toml", ("model.width=128",))
+    assert benchmark._made(bench, shipped)["run"] != benchmark._made(bench, wider)["run"]
+
+
 def test_results_are_gone_on_with_where_the_folder_is_lost(
     benchmark: ModuleType, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +87,7 @@ def test_results_are_gone_on_with_where_the_folder_is_lost(
     assert second["runs_left"] == first["runs_left"] - 3
     assert [second["runs"]["fourfold"]["found"][seed]["EC"] for seed in "012"] == [1, 3, 5]
     assert [second["runs"]["amma-symmetric"]["found"][seed]["EC"] for seed in "012"] == [6, 7, 8]
-    with pytest.raises(ValueError, match=r"results\.json: amma was begun with other settings: steps was 400, is 4,"):
+    with pytest.raises(SystemExit, match=r"results\.json: amma was begun with other settings: steps was 400, is 4,"):
         sit("--runs", str(tmp_path / "three"), "--quick")
 
 
