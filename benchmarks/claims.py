@@ -32,23 +32,26 @@ class Arm:
 
 @dataclass(frozen=True)
 class Direction:
-    """A claim: `better` beats `other` in `metric`. seed: the two figures of the source, None where it has none.
-    seed_metric: what these are of, where that is not `metric`."""
+    """A claim: `better` beats `other` in `metric`. source: the two figures of its paper, None where it has none.
+    source_metric: what these are of, where that is not `metric`."""
 
     what: str
     better: str
     other: str
     metric: str
-    seed: tuple[float, float] | None = None
-    seed_metric: str = ""
+    source: tuple[float, float] | None = None
+    source_metric: str = ""
 
 
-def compared(direction: Direction, found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Any] | None:
+def compared(
+    direction: Direction, found: Mapping[str, Mapping[int, Mapping[str, float]]], naive: Mapping[str, float]
+) -> dict[str, Any] | None:
     """The claim as it came out: means, half-widths of 95 % intervals, and of the paired difference; of retrieval what
     chance gives, and among how many. None before both arms have a run of one seed in common.
 
-    clear: the difference is more than its interval, and of retrieval one of the two more than two standard errors above
-    chance.
+    naive: task → Fmax of label frequencies alone. clear: the difference is more than its interval, and one of the two
+    knows something: in retrieval more than two standard errors above chance, of a task with more than its interval
+    above naive.
     """
     better, other = (found.get(arm, {}) for arm in (direction.better, direction.other))
     seeds = [
@@ -59,15 +62,17 @@ def compared(direction: Direction, found: Mapping[str, Mapping[int, Mapping[str,
     ours, theirs = ([arm[seed][direction.metric] for seed in seeds] for arm in (better, other))
     gains = [a - b for a, b in zip(ours, theirs, strict=True)]
     gain, half = statistics.mean(gains), _half(gains)
-    first, least = better[seeds[0]], 0.0
+    first, floor = better[seeds[0]], naive.get(direction.metric)
     chance, n = (first.get(f"{direction.metric} {name}") for name in ("chance", "N"))
     if chance is not None and n is not None:
-        least = chance + 2 * (chance * (1 - chance) / n) ** 0.5
-    clear = half is not None and abs(gain) > half and max(map(statistics.mean, (ours, theirs))) > least
+        knows = max(map(statistics.mean, (ours, theirs))) > chance + 2 * (chance * (1 - chance) / n) ** 0.5
+    else:
+        knows = floor is None or any(statistics.mean(one) - (_half(one) or 0.0) > floor for one in (ours, theirs))
+    clear = half is not None and abs(gain) > half and knows
     return {
         **asdict(direction), "seeds": len(seeds), "ours": _mean(ours), "theirs": _mean(theirs),
         "difference": {"mean": gain, "half": half}, "verdict": "agrees" if gain > 0 else "does not agree",
-        "clear": clear, "chance": chance, "n": n,
+        "clear": clear, "chance": chance, "n": n, "naive": floor,
         "median_ranks": [arm[seeds[0]].get(f"{direction.metric} median rank") for arm in (better, other)],
     }  # fmt: skip
 
@@ -84,22 +89,21 @@ def _half(values: Sequence[float]) -> float | None:
 
 
 def report(claims: list[dict[str, Any]], settings: Mapping[str, Any], path: Path | None) -> None:
-    """settings: of the runs; `runs_left`, and `naive`: task → Fmax without any embedding, from how common its labels
-    are."""
-    table = Table("claim", "metric", "seed's", "ours", "difference", "direction", "seeds")
+    """settings: of the runs, `runs_left` among them."""
+    table = Table("claim", "metric", "paper's", "ours", "difference", "direction", "seeds")
     for claim in claims:
-        seed = "–" if claim["seed"] is None else "{:.3f} over {:.3f}".format(*claim["seed"])
-        seed += f" ({claim['seed_metric']})" if claim["seed_metric"] else ""
+        source = "–" if claim["source"] is None else "{:.3f} over {:.3f}".format(*claim["source"])
+        source += f" ({claim['source_metric']})" if claim["source_metric"] else ""
         ours = f"{claim['ours']['mean']:.3f} over {claim['theirs']['mean']:.3f}"
         half = claim["difference"]["half"]
         gain = f"{claim['difference']['mean']:+.3f}" + ("" if half is None else f" ± {half:.3f}")
         if claim["chance"] is not None:
             ours += f" (chance {claim['chance']:.3f}, N {claim['n']:,})"
+        if claim["naive"] is not None:
+            ours += f" (naive {claim['naive']:.3f})"
         verdict = claim["verdict"] + ("" if claim["clear"] else ", within noise")
-        table.add_row(claim["what"], claim["metric"], seed, ours, gain, verdict, str(claim["seeds"]))
+        table.add_row(claim["what"], claim["metric"], source, ours, gain, verdict, str(claim["seeds"]))
     Console(width=180).print(table)
-    naive = (f"{task} {value:.3f}" for task, value in settings["naive"].items())
-    print("Fmax of label frequencies alone: " + ", ".join(naive))
     if left := settings["runs_left"]:
         print(f"{left} runs are not done yet: run again with the same --runs to go on")
     if path:
@@ -113,9 +117,11 @@ def _row(claim: dict[str, Any]) -> dict[str, Any]:
     metric, ours, theirs = claim["metric"], claim["ours"]["mean"], claim["theirs"]["mean"]
     unit = "recall" if "-" in metric else "AUPR" if metric.endswith("AUPR") else "Fmax"
     row = rows.Row(f"{claim['what']} ({metric})", ours, theirs, claim["other"], ours / max(theirs, 1e-9), 1.0, unit)
-    more = {name: claim[name] for name in ("seed", "seed_metric", "seeds", "difference", "verdict", "clear")}
+    more = {name: claim[name] for name in ("source", "source_metric", "seeds", "difference", "verdict", "clear")}
     if claim["chance"] is not None:
         more |= {name: claim[name] for name in ("chance", "n", "median_ranks")}
+    if claim["naive"] is not None:
+        more["naive"] = claim["naive"]
     return asdict(row) | more | {"ours_each": claim["ours"], "peer_each": claim["theirs"]}
 
 
@@ -130,15 +136,15 @@ def _each(
     better: str,
     other: str,
     metrics: Sequence[str],
-    seed: Mapping[str, list[float]] | None = None,
-    seed_metric: Mapping[str, str] | None = None,
+    source: Mapping[str, list[float]] | None = None,
+    source_metric: Mapping[str, str] | None = None,
 ) -> list[Direction]:
     """A claim for each of its metrics. ValueError where the source has figures of one that is not among them."""
-    seed, seed_metric = seed or {}, seed_metric or {}
-    if wrong := {*seed, *seed_metric} - {*metrics}:
-        raise ValueError(f"{what}: the source's figures are of {', '.join(sorted(wrong))}; metrics are {metrics}")
+    source, source_metric = source or {}, source_metric or {}
+    if wrong := {*source, *source_metric} - {*metrics}:
+        raise ValueError(f"{what}: the paper's figures are of {', '.join(sorted(wrong))}; metrics are {metrics}")
     return [
-        Direction(what, better, other, metric, (seed[metric][0], seed[metric][1]) if metric in seed else None,
-                  seed_metric.get(metric, ""))
+        Direction(what, better, other, metric, (source[metric][0], source[metric][1]) if metric in source else None,
+                  source_metric.get(metric, ""))
         for metric in metrics
     ]  # fmt: skip

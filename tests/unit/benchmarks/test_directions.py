@@ -99,7 +99,7 @@ def test_every_arm_is_a_run_and_every_claim_is_of_arms(benchmark: ModuleType) ->
     metrics = {"EC", "MF", "BP", "CC", "mean", "EC AUPR", "MF AUPR"} | pairs
     for claim in directions:
         assert {claim.better, claim.other} <= arms.keys() and claim.metric in metrics, claim
-        assert claim.seed is None or len(claim.seed) == 2
+        assert claim.source is None or len(claim.source) == 2
         compared = [set(benchmark._run(arms[name]).model.modalities) for name in (claim.better, claim.other)]
         assert claim.metric not in pairs or all({*claim.metric.split("-")} <= one for one in compared), claim
         assert claim.metric not in pairs or (arms[claim.better].retrieval and arms[claim.other].retrieval), claim
@@ -109,16 +109,28 @@ def test_every_arm_is_a_run_and_every_claim_is_of_arms(benchmark: ModuleType) ->
 def test_a_claim_is_told_of_the_seeds_that_both_arms_have(benchmark: ModuleType) -> None:
     claims = importlib.import_module("claims")
     claim = claims.Direction("more over less", "more", "less", "EC", (0.9, 0.8))
-    assert benchmark.compared(claim, {"more": {0: {"EC": 0.5}}, "less": {1: {"EC": 0.4}}}) is None
-    one = benchmark.compared(claim, {"more": {0: {"EC": 0.5}}, "less": {0: {"EC": 0.5}}})
+    assert benchmark.compared(claim, {"more": {0: {"EC": 0.5}}, "less": {1: {"EC": 0.4}}}, {}) is None
+    one = benchmark.compared(claim, {"more": {0: {"EC": 0.5}}, "less": {0: {"EC": 0.5}}}, {})
     assert one["verdict"] == "does not agree" and one["difference"]["half"] is None and not one["clear"]
     found = {
         "more": {0: {"EC": 0.5}, 1: {"EC": 0.6}, 2: {"EC": 0.7}},
         "less": {0: {"EC": 0.4}, 1: {"EC": 0.4}, 2: {"EC": 0.4}},
     }
-    three = benchmark.compared(claim, found)
+    three = benchmark.compared(claim, found, {})
     # Differences 0.1, 0.2, 0.3: mean 0.2, deviation 0.1, and t of two degrees of freedom is 4.303.
     assert three["difference"] == pytest.approx({"mean": 0.2, "half": 4.303 * 0.1 / 3**0.5}) and not three["clear"]
     row = claims._row(three)
     assert row["ours"] == pytest.approx(0.6) and row["ratio"] == pytest.approx(1.5) and row["verdict"] == "agrees"
     assert row["peer_name"] == "less" and row["seeds"] == 3 and row["unit"] == "Fmax"
+
+
+def test_a_difference_below_what_label_frequencies_score_is_not_clear(benchmark: ModuleType) -> None:
+    claims = importlib.import_module("claims")
+    claim = claims.Direction("more over less", "more", "less", "CC")
+    found = {
+        "more": {0: {"CC": 0.5}, 1: {"CC": 0.502}, 2: {"CC": 0.501}},
+        "less": {0: {"CC": 0.4}, 1: {"CC": 0.403}, 2: {"CC": 0.402}},
+    }
+    assert benchmark.compared(claim, found, {"CC": 0.45})["clear"]
+    told = benchmark.compared(claim, found, {"CC": 0.5})
+    assert not told["clear"] and claims._row(told)["naive"] == 0.5
