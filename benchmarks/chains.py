@@ -24,6 +24,7 @@ from torch import Tensor
 
 from data_prep.ontology import Ontology
 from data_prep.ontology import read as read_ontology
+from pretrain.evaluation.metrics import fmax_torchdrug
 from pretrain.places import Place
 
 SPLITS = ("train", "valid", "test")
@@ -41,6 +42,21 @@ class Task:
     chains: Mapping[str, list[str]]
     labels: Mapping[str, Tensor]
     names: tuple[str, ...]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {split: len(keys) for split, keys in self.chains.items()} | {"labels": len(self.names)}
+
+    @property
+    def naive(self) -> float:
+        """Fmax of every label's share of the training chains, the same for every test chain."""
+        share = self.labels["train"].float().mean(0)
+        return fmax_torchdrug(share.expand(self.labels["test"].shape), self.labels["test"])
+
+    def first(self, most: int) -> "Task":
+        """Of no more than so many chains of each split."""
+        kept = {split: keys[:most] for split, keys in self.chains.items()}
+        return Task(self.name, kept, {split: self.labels[split][:most] for split in kept}, self.names)
 
 
 def tasks(pack: Path, data: Path) -> list[Task]:

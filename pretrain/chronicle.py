@@ -52,6 +52,11 @@ class Chronicle:
         journal, world, identity = self.journal, distributed.world(), parts.identity
         proteins, groups = sum(self.plan.sizes.values()), len(self.plan.sizes)
         journal.say(f"{proteins:,} proteins in {groups} groups, {world} rank(s), ZeRO {self.run.engine.stage}")
+        if left := {name: count for name, count in self.plan.left_out.items() if count}:
+            several = ", ".join(f"{count:,} of {name}" for name, count in left.items())
+            journal.say(
+                f"{sum(left.values()):,} are left out, having nothing that the model reads, or weight 0: {several}"
+            )
         for modality, encoder in identity["encoders"].items():
             journal.say(f"encoder {modality}: {encoder['kind']}, weights {encoder['weights']}")
             note = parts.stored.notes.get(Modality(modality), "the model trains the encoder")

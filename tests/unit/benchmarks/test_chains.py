@@ -74,7 +74,7 @@ def test_labels_of_chains(benchmark: ModuleType, pack: Path, monkeypatch: pytest
     assert processes.names == ("GO:0000012",)
     assert processes.chains == {"train": ["1aaa_A"], "valid": [], "test": ["1ddd_A"]}
     assert components.chains == {"train": [], "valid": [], "test": []}
-    assert benchmark._sizes(functions) == {"train": 2, "valid": 0, "test": 1, "labels": 1}
+    assert functions.sizes == {"train": 2, "valid": 0, "test": 1, "labels": 1}
 
 
 def test_arms_see_as_many_triples(benchmark: ModuleType, tmp_path: Path) -> None:

@@ -88,6 +88,17 @@ def test_an_estimate_is_told_as_one(
     assert says in said and ("sequences" in said) == bool(truncated)
 
 
+def test_proteins_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left = {"image": 1500, "sequence": 0, "function": 7}
+    plan: Any = SimpleNamespace(sizes={"sequence": 9}, groups={}, left_out=left, truncated=0, estimated=False)
+    with Journal(tmp_path) as journal:
+        Chronicle(RUN, plan, journal).begin(PARTS, None)
+    assert (
+        "\n1,507 are left out, having nothing that the model reads, or weight 0: 1,500 of image, 7 of function\n"
+        in (capsys.readouterr().err)
+    )
+
+
 def test_proteins_that_teach_nothing_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     groups = {"sequence": (Modality.SEQUENCE,), "sequence_function": (Modality.SEQUENCE, Modality.FUNCTION)}
     plan: Any = SimpleNamespace(

@@ -74,8 +74,10 @@ def clustered(tmp_path: Path, write_dataset, make_protein) -> Dataset:
 def test_a_step_holds_several_of_a_cluster(clustered: Dataset, make_spec) -> None:
     """Each cluster's four are in one step of eight, where chance has hardly two; and any position goes on alike."""
 
+    shipped = load(RunConfig, "align_pro/ablations/hard_negatives.toml").data.plan
+
     def steps(relatives: int, position: Position, count: int) -> list[list[int]]:
-        config = PlanConfig(samples=8, lanes=1, window=99, relatives=relatives)
+        config = shipped.model_copy(update={"samples": 8, "relatives": relatives})
         plan, found = Plan(clustered, "train", config, 5, make_spec()), []
         for _ in range(count):
             step, position = plan.next(position)
@@ -87,7 +89,8 @@ def test_a_step_holds_several_of_a_cluster(clustered: Dataset, make_spec) -> Non
     def clusters(step: list[int]) -> int:
         return len({int(group.key(i)[1:]) % 20 for i in step})
 
-    near, plain = steps(4, Position(), 30), steps(1, Position(), 10)
+    assert len(clustered.groups("train")[GROUP].shards) == 4
+    near, plain = steps(shipped.relatives, Position(), 30), steps(1, Position(), 10)
     assert [clusters(step) for step in near] == [2] * 30 and min(map(clusters, plain)) > 2
     assert sorted(i for step in near[:10] for i in step) == list(range(80))
     assert steps(4, Position(13, {GROUP: 104}), 17) == near[13:]
