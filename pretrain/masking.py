@@ -101,13 +101,25 @@ class Masks:
     kept: Mapping[Modality, Tensor]
 
 
-def draw_masks(lengths: Mapping[Modality, Tensor], seed: int, step: int, slots: Tensor, config: MaskingConfig) -> Masks:
+def draw_masks(
+    lengths: Mapping[Modality, Tensor],
+    seed: int,
+    step: int,
+    slots: Tensor,
+    config: MaskingConfig,
+    residues: Mapping[Modality, Tensor] | None = None,
+) -> Masks:
     """What each protein shows of itself at this step, whoever its rank and batch mates are.
 
     lengths: modality → int64 [B], tokens per protein, 0 where absent. slots: int64 [B], its place in the step.
+    residues: modality → int64 [N_m], the residue that each token is of: these modalities show the same ones, as far as
+    each shows so many and has them. Without, each shows its own.
     """
     modalities = [modality for modality in Modality if modality in lengths]  # the order of draws is part of the format
     columns = [lengths[modality].tolist() for modality in modalities]
+    places = {
+        modality: iter(each.cpu().split(lengths[modality].tolist())) for modality, each in (residues or {}).items()
+    }
     rows = {modality: [np.zeros(0, dtype=bool)] for modality in modalities}
     kept: dict[Modality, list[int]] = {modality: [] for modality in modalities}
     for slot, *counts in zip(slots.tolist(), *columns, strict=True):
@@ -115,8 +127,13 @@ def draw_masks(lengths: Mapping[Modality, Tensor], seed: int, step: int, slots: 
         shown = drop(present, config.dropout, generator(seed, step, slot, Purpose.DROPOUT))
         budget = budgets(shown, config, generator(seed, step, slot, Purpose.BUDGET))
         rng = generator(seed, step, slot, Purpose.KEEP)
+        met = {modality: next(each).numpy() for modality, each in places.items()}
+        draws = rng.random(1 + max((int(each.max()) for each in met.values() if len(each)), default=-1))
         for modality in modalities:
-            rows[modality].append(keep(present[modality], budget[modality], rng))
+            if modality in met:
+                rows[modality].append(lowest(draws[met[modality]], budget[modality]))
+            else:
+                rows[modality].append(keep(present[modality], budget[modality], rng))
             kept[modality].append(budget[modality])
     return Masks(
         {modality: torch.from_numpy(np.concatenate(parts)) for modality, parts in rows.items()},
@@ -214,6 +231,13 @@ def keep(length: int, count: int, rng: np.random.Generator) -> NDArray[np.bool_]
     """bool [length] with `count` True, every choice equally likely."""
     visible = np.zeros(length, dtype=bool)
     visible[rng.choice(length, count, replace=False) if count else []] = True
+    return visible
+
+
+def lowest(draws: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
+    """bool [n], True of the `count` lowest."""
+    visible = np.zeros(len(draws), dtype=bool)
+    visible[draws.argsort()[:count]] = True
     return visible
 
 

@@ -63,7 +63,8 @@ SEQUENCE, STRUCTURE, FUNCTION, IMAGE = Modality
 class FourfoldConfig(Config):
     """rounds: of the two branches, before `depth` layers over all. levels: of what branches tell each other (none: they
     stay apart until then). tiers: modality → into how many equal parts its features fall, by depth of its encoder
-    (GearNet's layers, ESM's `encoders.sequence.tiers`); they must divide these. sees: as AMMA's. align: weight of the
+    (GearNet's layers, ESM's `encoders.sequence.tiers`); they must divide these. same_residues: sequence and structure
+    show the same residues, as far as their shares go; otherwise each its own. sees: as AMMA's. align: weight of the
     comparison, 0 for none; embedding: width of its space.
     """
 
@@ -78,6 +79,7 @@ class FourfoldConfig(Config):
     tiers: dict[Modality, int] = Field(default_factory=dict)
     decoder: DecoderConfig = DecoderConfig()
     masking: MaskingConfig = MaskingConfig()
+    same_residues: bool = False
     sees: Literal["cumulative", "sequence_only", "symmetric"] = "cumulative"
     normalize_targets: bool = True
     weights: Weights = Weights()
@@ -105,6 +107,8 @@ class FourfoldConfig(Config):
             raise ValueError(f"levels {list(self.levels)} must be local, global, both or none, each once")
         if not self.rounds:
             refuse_idle(self, "without rounds", "levels")
+        if not {*BRANCHES} <= {*self.modalities}:
+            refuse_idle(self, "without both sequence and structure", "same_residues")
         most = max(1, self.rounds)
         if wrong := [m for m, count in self.tiers.items() if m not in BRANCHES or not 1 <= count <= most]:
             raise ValueError(
@@ -208,7 +212,10 @@ class Fourfold(nn.Module):
 
     def _masks(self, batch: Batch) -> Masks:
         lengths = {m: batch.lengths[m] for m in self.modalities}
-        return draw_masks(lengths, batch.seed, batch.step, batch.slots, self.config.masking)
+        residues = None
+        if self.config.same_residues:
+            residues = {m: each.positions for m, each in self._places(batch).items() if m in BRANCHES}
+        return draw_masks(lengths, batch.seed, batch.step, batch.slots, self.config.masking, residues)
 
     def _places(self, batch: Batch) -> dict[Modality, Tokens]:
         """The tokens that `batch` announces, without values; positions of residues, as only these meet by them."""

@@ -138,6 +138,42 @@ def test_masks_do_not_depend_on_batch_mates_or_order():
     assert any(not torch.equal(other.visible[m], whole.visible[m]) for m in LENGTHS)
 
 
+RESIDUES = {
+    SEQUENCE: torch.cat([torch.arange(100, 130), torch.arange(0, 12), torch.arange(1)]),
+    STRUCTURE: torch.cat([torch.arange(103, 128), torch.arange(0, 80, 2)]),
+}
+
+
+def test_the_same_residues_are_shown_as_far_as_shares_go():
+    """Whoever shows fewer shows a part of what the other shows, of what both have; budgets are as without."""
+    slots, met = torch.tensor([4, 0, 9, 2]), 0
+    for step in range(50):
+        apart = draw_masks(LENGTHS, 8, step, slots, CONFIG)
+        masks = draw_masks(LENGTHS, 8, step, slots, CONFIG, RESIDUES)
+        shown = {}
+        for m in LENGTHS:
+            assert torch.equal(masks.kept[m], apart.kept[m])
+            parts = masks.visible[m].split(LENGTHS[m].tolist())
+            assert [int(part.sum()) for part in parts] == masks.kept[m].tolist()
+        for m, residues in RESIDUES.items():
+            places = residues.split(LENGTHS[m].tolist())
+            shown[m] = {int(i) for i in places[0][masks.visible[m].split(LENGTHS[m].tolist())[0]]}
+        both = {i for i in shown[SEQUENCE] if 103 <= i < 128}
+        assert both <= shown[STRUCTURE] or shown[STRUCTURE] <= both
+        met += len(both & shown[STRUCTURE])
+        row = {m: LENGTHS[m][:1] for m in LENGTHS}
+        alone = draw_masks(row, 8, step, slots[:1], CONFIG, {m: RESIDUES[m][: int(row[m])] for m in RESIDUES})
+        assert all(torch.equal(alone.visible[m], masks.visible[m][: int(row[m])]) for m in LENGTHS)
+    assert met > 50
+
+
+def test_of_the_same_residues_each_is_shown_as_often():
+    times = torch.zeros(25)
+    for step in range(400):
+        times += draw_masks(LENGTHS, 3, step, torch.arange(4), CONFIG, RESIDUES).visible[STRUCTURE][:25]
+    assert times.min() > 0.6 * times.mean() and times.max() < 1.4 * times.mean()
+
+
 def test_no_proteins_give_empty_masks():
     none = torch.zeros(0, dtype=torch.int64)
     masks = draw_masks(dict.fromkeys(Modality, none), 0, 0, none, CONFIG)

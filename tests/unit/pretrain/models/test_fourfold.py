@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.batch import Embeddings, Features, Loss, Texts, Tokens, offsets_of
 from pretrain.layers.fusion import BRANCHES, Joint
+from pretrain.layers.rounds import joint_of
 from pretrain.layers.transformer import SelfBlock, recompute
 from pretrain.masking import draw_masks
 from pretrain.models import check_depths
@@ -128,8 +129,7 @@ def segments(model: Any, features: Features, visible: dict[Modality, Tensor] | N
 
 
 def twin(model: Any, features: Features, batch: Any) -> dict[str, Tensor]:
-    lengths = {m: batch.lengths[m] for m in model.modalities}
-    masks = draw_masks(lengths, batch.seed, batch.step, batch.slots, model.config.masking)
+    masks = model._masks(batch)
     sums = {name: torch.zeros(()) for name in model.loss_names()}
     vectors: dict[Modality, dict[int, Tensor]] = {m: {} for m in model.modalities}
     for row, (every, shown) in enumerate(segments(model, features, dict(masks.visible))):
@@ -162,6 +162,7 @@ CASES: dict[str, dict[str, Any]] = {
     "no-rounds": {"rounds": 0, "tiers": {}},
     "not-compared": {"align": 0, "sees": "symmetric"},
     "without-structure": {"modalities": ["sequence", "function", "image"], "tiers": {}},
+    "same-residues": {"same_residues": True},
 }
 
 
@@ -182,6 +183,23 @@ def test_losses_and_gradients_equal_the_twins(case: str, proteins, widths) -> No
     for (name, _), got, want in zip(model.named_parameters(), ours, theirs, strict=True):
         want = torch.zeros_like(got) if want is None else want
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3 * max(1.0, float(want.abs().max())), msg=name)
+
+
+def test_masks_are_those_of_the_batch_and_of_the_same_residues_where_asked(proteins, widths) -> None:
+    _, batch = proteins(MIXED)
+    key = (batch.lengths, batch.seed, batch.step, batch.slots)
+    met = {}
+    for same in (False, True):
+        model = make_model(widths, same_residues=same)
+        places = {m: each.positions for m, each in model._places(batch).items() if m in BRANCHES}
+        masks = model._masks(batch)
+        wanted = draw_masks(*key, model.config.masking, places if same else None).visible
+        assert all(torch.equal(masks.visible[m], wanted[m]) for m in Modality)
+        shown = {m: each.select(masks.visible[m]) for m, each in model._places(batch).items()}
+        met[same] = len(joint_of(shown, len(batch)).pairs[SEQUENCE])
+    assert met[True] > met[False]
+    with pytest.raises(ValueError, match="same_residues does nothing without both sequence and structure"):
+        FourfoldConfig(modalities=(SEQUENCE, FUNCTION), same_residues=True)
 
 
 def test_texts_in_common_are_positives(proteins, widths) -> None:
@@ -210,15 +228,16 @@ def test_weights_are_the_configs(proteins, widths) -> None:
     assert {loss.weight for name, loss in losses.items() if name.startswith("con")} == {0.3}
 
 
+@pytest.mark.parametrize("same", [False, True])
 @pytest.mark.parametrize("sees", ["cumulative", "sequence_only", "symmetric"])
-def test_no_masked_feature_reaches_any_prediction_or_vector(sees: str, proteins, widths) -> None:
-    model = make_model(widths, sees=sees, masking={"keep": 0.4, "dropout": {"function": 0.5}})
+def test_no_masked_feature_reaches_any_prediction_or_vector(sees: str, same: bool, proteins, widths) -> None:
+    model = make_model(widths, sees=sees, same_residues=same, masking={"keep": 0.4, "dropout": {"function": 0.5}})
     features, batch = proteins(MIXED)
     caught: list[Any] = []
     for part in (*model.decoders.values(), *model.heads.values()):
         part.register_forward_hook(lambda _, __, out: caught.append(out))
     model(features, batch)
-    visible = draw_masks(batch.lengths, batch.seed, batch.step, batch.slots, model.config.masking).visible
+    visible = model._masks(batch).visible
     before, count = list(caught), len(caught)
     assert count == 8
     model({m: replace(t, values=t.values + 100.0 * ~visible[m].unsqueeze(1)) for m, t in features.items()}, batch)
