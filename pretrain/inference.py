@@ -30,6 +30,8 @@ from pretrain.embeddings import Embeddings, Hit, Residues, check_format, named
 from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.models.amma import Amma
 from pretrain.models.bihierarchical import Bihierarchical
+from pretrain.objectives.joint import Supervised
+from pretrain.prediction import Predictions
 from pretrain.sample import Function, Modality, Sample, Text
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -114,6 +116,25 @@ class Exported:
             )
             for i, part in enumerate(residues)
         ]
+
+    @torch.inference_mode()
+    def predict(self, samples: Sequence[Sample], batch: int = BATCH) -> Predictions:
+        """The labels of proteins, as a supervised model (`model.objective.kind`) has learnt to tell them.
+
+        Raises ValueError for a model that has learnt none, and what `embed` raises.
+        """
+        head = getattr(self.model, "objective", None)
+        if not isinstance(head, Supervised):
+            raise ValueError(
+                f"this model ({self.model.config.kind}) has learnt no labels; one that tells them is of kind "
+                "bihierarchical, with model.objective.kind = supervised and data.labels"
+            )
+        task = head.config.task
+        found = self.embed(samples, task == "residue", batch)
+        rows = found.fused if found.residues is None else found.residues.values
+        told = head.told(torch.from_numpy(rows).to(self.device)).cpu().numpy()
+        where = () if found.residues is None else (found.residues.positions, found.residues.offsets)
+        return Predictions(found.keys, task, found.truncated, told, *where)
 
     def search(
         self, query: Sample | str, embeddings: Embeddings, k: int = 10, by: Sequence[Modality] | None = None
@@ -214,7 +235,7 @@ class _Asked(Config):
 def strip(model: nn.Module) -> None:
     """Take away, in place, what only training uses."""
     for name in TRAINING_ONLY:
-        if hasattr(model, name):
+        if hasattr(model, name) and not isinstance(getattr(model, name), Supervised):  # it is what `predict` tells by
             setattr(model, name, None)
 
 

@@ -59,8 +59,17 @@ def _dimensions(about: dict[str, Any], history: History) -> str:
         + _chosen(about)
         + (f"; begun with weights of {about['start_from']}" if about.get("start_from") else ""),
         f"weights SHA-256 `{trained['sha256']}`",
+        *_labels(about["model"].get("objective") or {}),
     ]
     return "\n".join(f"- {fact}" for fact in facts)
+
+
+def _labels(objective: dict[str, Any]) -> list[str]:
+    """What a supervised model tells."""
+    if objective.get("kind") != "supervised":
+        return []
+    of = f" of {objective['classes']} classes" if objective["classes"] else ""
+    return [f"`model.predict(proteins)` tells the labels that it has learnt: {objective['task']}{of}"]
 
 
 def _chosen(about: dict[str, Any]) -> str:

@@ -187,6 +187,16 @@ class Supervised(nn.Module):
         found = binary_cross_entropy_with_logits(guesses, targets, reduction="sum")
         return {self.config.task: Loss(found / max(1, self.config.classes), len(targets))}
 
+    def told(self, rows: Tensor) -> Tensor:
+        """What labels are by `rows` [K, D], means of proteins or rows of residues: float32 [K, classes] or [K],
+        probabilities, or numbers of a `scalar`."""
+        guesses = self.head(rows).float()
+        if self.config.task == "class":
+            return guesses.softmax(1)
+        if self.config.task == "multilabel":
+            return guesses.sigmoid()
+        return guesses.squeeze(1).sigmoid() if self.config.task == "residue" else guesses.squeeze(1)
+
     def given(self, batch: Batch) -> Labelled:
         assert batch.labels is not None, "a batch that was packed has labels, if only of no protein"
         whole, labels = Given.whole(batch.sequence, batch.structure), batch.labels

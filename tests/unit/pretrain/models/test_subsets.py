@@ -85,6 +85,24 @@ def test_an_exported_model_embeds_every_subset(name: str, tmp_path: Path) -> Non
     """As the model did in training, whoever the batch mates are."""
     model, encoders = build(name)
     every = [sample(i, *has) for i, has in enumerate(subsets(model.modalities))]
+    loaded = load(exported(name, model, encoders, every, tmp_path))
+    _tells_what_trained(tmp_path / "exported", model, encoders)
+    together = loaded.embed(every)
+    assert torch.from_numpy(together.fused).isfinite().all()
+    for i, one in enumerate(every):
+        alone = loaded.embed([one])
+        assert abs(alone.fused[0] - together.fused[i]).max() < 1e-5, one.modalities
+    short = [one for one in every if not one.structures and len(one.images) < 2]  # of these nothing is drawn
+    if short:
+        with torch.no_grad():
+            batch = batch_of(short, encoders)
+            trained = model.eval()(encoders(batch), batch, task="embeddings")
+        rows = [every.index(one) for one in short]
+        assert (torch.from_numpy(together.fused[rows]) - trained.fused.float()).abs().max() < 1e-5
+
+
+def exported(name: str, model: models.Model, encoders: Encoders, every: list[Sample], tmp_path: Path) -> Path:
+    """What `export` makes of a checkpoint of the model, as if trained on these proteins."""
     data = write(tmp_path / "data", {"train": every})
     tree = {
         "out": str(tmp_path / "run"), "steps": 9, "data": {"path": str(data), "plan": {"samples": 4}},
@@ -100,20 +118,7 @@ def test_an_exported_model_embeds_every_subset(name: str, tmp_path: Path) -> Non
     }  # fmt: skip
     checkpoint.save(config.out / "checkpoints", Trained(model), 7, state, CheckpointConfig())  # type: ignore[arg-type]
     (config.out / "log.jsonl").write_text("")
-    loaded = load(export(config.out, tmp_path / "exported"))
-    _tells_what_trained(tmp_path / "exported", model, encoders)
-    together = loaded.embed(every)
-    assert torch.from_numpy(together.fused).isfinite().all()
-    for i, one in enumerate(every):
-        alone = loaded.embed([one])
-        assert abs(alone.fused[0] - together.fused[i]).max() < 1e-5, one.modalities
-    short = [one for one in every if not one.structures and len(one.images) < 2]  # of these nothing is drawn
-    if short:
-        with torch.no_grad():
-            batch = batch_of(short, encoders)
-            trained = model.eval()(encoders(batch), batch, task="embeddings")
-        rows = [every.index(one) for one in short]
-        assert (torch.from_numpy(together.fused[rows]) - trained.fused.float()).abs().max() < 1e-5
+    return export(config.out, tmp_path / "exported")
 
 
 def _tells_what_trained(exported: Path, model: torch.nn.Module, around: Encoders) -> None:
