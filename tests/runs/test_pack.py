@@ -22,9 +22,9 @@ from data_prep.shards import Manifest
 from data_prep.validate import validate
 from pretrain.config import load
 from pretrain.data.dataset import Dataset
+from tests.pack import PACK
 
 ROOT = Path(__file__).resolve().parents[2]
-PACK = Path(os.environ.get("FOURFOLD_PACK") or ROOT.parent / "shared" / "data")
 needs_pack = pytest.mark.skipif(
     not (PACK / "uniprot").is_dir(), reason="FOURFOLD_PACK does not name the pack (benchmarks/pack.toml)"
 )

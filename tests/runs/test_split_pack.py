@@ -1,6 +1,5 @@
 """Leakage on real data: how many held-out proteins have a relative in train, with a split by hash and by cluster."""
 
-import os
 import random
 import re
 import shutil
@@ -18,8 +17,8 @@ from data_prep.clusters import Sequences
 from data_prep.spill import partition
 from data_prep.split import Assignment, Facts, SplitConfig, write
 from pretrain.places import Place
+from tests.pack import PACK
 
-PACK = Path(os.environ.get("FOURFOLD_PACK") or Path(__file__).resolve().parents[2].parent / "shared" / "data")
 FILES = (
     "uniprot/proteomes/escherichia_coli_k12_UP000000625.fasta.gz",
     "uniprot/proteomes/saccharomyces_cerevisiae_UP000002311.fasta.gz",

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,8 @@ from data_prep.sources.coordinates import aligned_error
 from data_prep.sources.coordinates.aligned_error import find_pae, parse_pae, read_pae
 from data_prep.sources.files import SourceError
 from pretrain.places import Place
+from tests.pack import PACK
 
-PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 REAL = "AF-P29373-F1-predicted_aligned_error_v4.json.gz"
 LENGTH = 12
 ERRORS = np.random.default_rng(3).integers(0, 32, (LENGTH, LENGTH))

@@ -20,10 +20,10 @@ from data_prep.sources.files import SourceError, resolve
 from data_prep.sources.foldcomp import Damaged, Foldcomp
 from data_prep.sources.structures import Structures
 from pretrain.places import Place
+from tests.pack import PACK
 
 foldcomp: Any = pytest.importorskip("foldcomp")
 SAMPLE = resolve("package:data_prep/sample") / "structures"
-PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 BREAK = 25  # residues between anchors, as in the published databases
 ACCESSIONS = ["P00001", "P00002-2", "A0A024RBG1", "Q8WZ42", "Q8WZ42", "P00006"]
 NAMES = [f"AF-{accession}-F1-model_v4" for accession in ACCESSIONS]

@@ -1,7 +1,6 @@
 """Fragments of one long model: joined where they agree, apart and named where they do not."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import gemmi
 import numpy as np
@@ -14,9 +13,9 @@ from data_prep.fragments import FragmentConfig, assemble
 from data_prep.records import Rejection, StructureRecord
 from data_prep.sources.coordinates.states import states
 from data_prep.sources.files import resolve
+from tests.pack import PACK
 
 SAMPLE = resolve("package:data_prep/sample") / "structures"
-PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 ATOMS = ("N", "CA", "C")
 SIZE, STEP = 140, 40  # of the fragments that the sample's longest chain is cut into
 CONFIG = FragmentConfig(step=STEP)

@@ -13,8 +13,9 @@ from data_prep.sources import annotations
 from data_prep.sources.files import Files, Slice, SourceError
 from data_prep.sources.gene_ontology import Gaf, Gpad
 from pretrain.places import Place
+from tests import pack
 
-PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "go"
+PACK = pack.PACK / "go"
 needs_pack = pytest.mark.skipif(not PACK.is_dir(), reason="the pack of real data is not here")
 
 

@@ -9,8 +9,8 @@ import pytest
 from data_prep.sources.files import SourceError
 from data_prep.sources.genes import GeneMap, GeneTable, unversioned
 from pretrain.places import Place
+from tests.pack import PACK
 
-PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 HEADER = "uniprot\tensembl\tsymbol\tentrez\treviewed\n"
 HUMAN = GeneTable(
     files="uniprot/human_uniprot_gene_map.tsv.gz", ensembl="ensembl_genes", symbol="symbol", entrez="entrez"

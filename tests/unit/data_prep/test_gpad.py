@@ -9,8 +9,9 @@ from data_prep.sources.evidence import ECO
 from data_prep.sources.files import Files, Slice, SourceError
 from data_prep.sources.gene_ontology import Gaf, Gpad
 from pretrain.places import Place
+from tests import pack
 
-PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "go"
+PACK = pack.PACK / "go"
 GPI_1 = """!gpi-version: 1.2
 MGI\tMGI:101\tAbc1\tabc one\t\tgene\ttaxon:10090\t\tUniProtKB:Q9AAA1|UniProtKB:Q9AAA2|RefSeq:NM_1\t
 MGI\tMGI:102\tAbc2\tno protein\t\tgene\ttaxon:10090\t\t\t

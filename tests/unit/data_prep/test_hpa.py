@@ -7,8 +7,8 @@ import pytest
 from data_prep.sources.files import SourceError
 from data_prep.sources.hpa import Name, SampleColumns, Samples, Stained, colours, is_image, parse
 from pretrain.places import Place
+from tests.pack import PACK
 
-PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 WORDS = frozenset({"red", "green", "blue", "yellow", "gfp", "rfp"})
 HEADER = "if_plate_id,position,sample,antibody,ensembl_ids\n"
 

@@ -19,8 +19,8 @@ from data_prep.sources.images import Channel, Images, unpaired
 from data_prep.sources.shots import ImageColumns
 from pretrain.places import Place
 from pretrain.sample import KEY, MAX_KEY
+from tests.pack import PACK
 
-PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 PACKED = pytest.mark.skipif(not PACK.is_dir(), reason="the pack of real data is not beside this checkout")
 HEADER = "path\tuniprot\tcell\tchannel\n"
 YEAST: dict[str, Channel] = {

@@ -21,9 +21,9 @@ from data_prep.views.poster import landing, poster, snapshot
 from data_prep.views.sheet import coverage, sheet
 from pretrain.places import Place
 from pretrain.sample import About, CorruptSample, Function, Image, Sample, Structure, Term, Text
+from tests.pack import PACK
 
 ROOT = Path(__file__).resolve().parents[3]
-PACK = ROOT.parent / "shared" / "data"
 CHAIN = ROOT / "data_prep" / "sample" / "structures" / "1fm0_A.cif.gz"
 TERMS = Ontology("r", {"GO:0000001": OntologyTerm("<b>zinc</b> ion binding", "molecular_function")})
 

@@ -9,8 +9,8 @@ from data_prep.ontology import KEPT, Obsolete, Ontology, OntologyTerm, Resolved,
 from data_prep.sources.files import SourceError
 from pretrain.places import Place
 from pretrain.sample import Term
+from tests.pack import PACK
 
-PACK = Path(__file__).resolve().parents[4] / "shared" / "data"
 OBO = """format-version: 1.2
 data-version: releases/2020-01-01
 ontology: go

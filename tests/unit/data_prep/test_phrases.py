@@ -1,7 +1,6 @@
 """Names and comments as English: what is said of a term, what is taken from a comment, and what is left alone."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -10,8 +9,9 @@ from data_prep.words import phrases
 from data_prep.words.comments import locations, statements
 from data_prep.words.draws import Draw
 from pretrain.places import Place
+from tests import pack
 
-PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "go"
+PACK = pack.PACK / "go"
 
 
 def draws() -> list[Draw]:

@@ -14,9 +14,9 @@ from PIL import Image as Picture
 
 from data_prep.sources.files import SourceError
 from data_prep.sources.pixels import planes, png
+from tests.pack import PACK
 
 ROOT = Path(__file__).resolve().parents[3]
-PACK = ROOT.parent / "shared" / "data"
 GRID = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 COLOURS = np.stack([GRID, GRID // 2, GRID // 4], axis=2)
 

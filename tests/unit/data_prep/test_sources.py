@@ -21,8 +21,9 @@ from data_prep.sources.texts import Texts
 from data_prep.sources.uniprot import MAX_HEADER, Fasta, UniprotTable, accession
 from pretrain.places import Place
 from pretrain.sample import About
+from tests import pack
 
-PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "uniprot"
+PACK = pack.PACK / "uniprot"
 
 
 def read(source: Files, folder: Path, data: bytes | str, name: str = "file") -> list[Item]:

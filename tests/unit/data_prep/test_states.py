@@ -12,9 +12,9 @@ from Bio.PDB.PDBParser import PDBParser
 from data_prep.sources.coordinates import states as module
 from data_prep.sources.coordinates.states import states
 from data_prep.sources.files import resolve
+from tests.pack import PACK
 
 SAMPLE = resolve("package:data_prep/sample") / "structures"
-PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 BACKBONE, WITH_BETA = ("N", "CA", "C"), ("N", "CA", "C", "CB")
 PEER = mini3di.Encoder()
 FOLDSEEK = {  # as `foldseek createdb` wrote them; taken from the test data of biotite, which holds itself to them too

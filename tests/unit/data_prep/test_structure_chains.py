@@ -12,8 +12,8 @@ from data_prep.sources.coordinates.states import states
 from data_prep.sources.files import Slice
 from data_prep.sources.structures import Structures
 from pretrain.places import Place
+from tests.pack import PACK
 
-PACK = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 needs_pack = pytest.mark.skipif(not PACK.is_dir(), reason="the pack of real data is not beside the checkout")
 NAMES = ("ALA", "CYS", "ASP", "GLU", "PHE", "GLY", "HIS", "ILE", "LYS", "LEU")
 BACKBONE = ("N", "CA", "C")

@@ -15,10 +15,10 @@ from data_prep.sources.coordinates import bcif
 from data_prep.sources.files import Slice, SourceError
 from data_prep.sources.structures import Structures, opened
 from pretrain.places import Place
+from tests.pack import PACK
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = ROOT / "data_prep" / "sample" / "structures"
-PACK = ROOT.parent / "shared" / "data"
 needs_pack = pytest.mark.skipif(not PACK.is_dir(), reason="the pack of real data is not beside the checkout")
 LIMIT = 40 << 20
 

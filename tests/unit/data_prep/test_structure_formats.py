@@ -15,9 +15,9 @@ from data_prep.sources.coordinates.residues import chains
 from data_prep.sources.files import Stream
 from data_prep.sources.structures import Structures, opened
 from pretrain.places import Place
+from tests.pack import PACK
 
 ROOT = Path(__file__).resolve().parents[3]
-PACK = ROOT.parent / "shared" / "data"
 SAMPLE = ROOT / "data_prep" / "sample" / "structures"
 LIMIT = 512 << 20
 # folder, and of how many files one is read: all of those that differ from each other, some of those that are alike

@@ -27,11 +27,12 @@ from data_prep.sources.uniprotkb import flat
 from data_prep.sources.uniprotkb.entry import Entry, Feature, crc64
 from pretrain.places import Place
 from pretrain.sample import About
+from tests import pack
 from tests.unit.data_prep.entries import BROKEN, ENTRY, OTHER, SEQUENCE
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = ROOT / "data_prep" / "sample" / "uniprot"
-PACK = ROOT.parent / "shared" / "data" / "uniprot"
+PACK = pack.PACK / "uniprot"
 FILES = [
     SAMPLE / "entries.dat",
     pytest.param(

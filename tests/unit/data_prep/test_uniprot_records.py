@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,9 @@ from data_prep.sources.uniprotkb.entry import Entry, Feature, outer, scientific
 from data_prep.sources.uniprotkb.records import about, clean, isoforms, location, reaction, splice
 from pretrain.places import Place
 from pretrain.sample import About
+from tests import pack
 
-PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "uniprot"
+PACK = pack.PACK / "uniprot"
 SEQUENCE = "MKTAYIAKQRQISFVKSHFS"
 ENTRY = Entry(
     "TEST_ECOLI",

@@ -17,8 +17,9 @@ from data_prep.sources.uniprotkb.entry import Entry, crc64
 from data_prep.sources.uniprotkb.records import isoforms, records
 from pretrain.places import Place
 from pretrain.sample import About
+from tests import pack
 
-PACK = Path(__file__).resolve().parents[4] / "shared" / "data" / "uniprot"
+PACK = pack.PACK / "uniprot"
 pack = pytest.mark.skipif(not PACK.is_dir(), reason="no pack beside the checkout")
 SEQUENCE = "MKTAYIAKQRQISFVKSHFS"
 CHECKSUM = crc64(SEQUENCE.encode())
