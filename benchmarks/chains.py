@@ -24,7 +24,7 @@ from torch import Tensor
 
 from data_prep.ontology import Ontology
 from data_prep.ontology import read as read_ontology
-from pretrain.evaluation.metrics import fmax_torchdrug
+from pretrain.evaluation.metrics import aupr_micro, fmax_torchdrug
 from pretrain.places import Place
 
 SPLITS = ("train", "valid", "test")
@@ -48,10 +48,11 @@ class Task:
         return {split: len(keys) for split, keys in self.chains.items()} | {"labels": len(self.names)}
 
     @property
-    def naive(self) -> float:
-        """Fmax of every label's share of the training chains, the same for every test chain."""
-        share = self.labels["train"].float().mean(0)
-        return fmax_torchdrug(share.expand(self.labels["test"].shape), self.labels["test"])
+    def naive(self) -> dict[str, float]:
+        """Fmax and AUPR of every label's share of the training chains, the same for every test chain."""
+        truth = self.labels["test"]
+        share = self.labels["train"].float().mean(0).expand(truth.shape)
+        return {self.name: fmax_torchdrug(share, truth), f"{self.name} AUPR": aupr_micro(share, truth)}
 
     def first(self, most: int) -> "Task":
         """Of no more than so many chains of each split."""

@@ -1,4 +1,8 @@
-"""What `directions.py` trains and claims, read from its table; and how each claim came out, of the seeds there are."""
+"""What `directions.py` trains and claims, read from its table; and how each claim came out, of the seeds there are.
+
+Intervals are over seeds, of training and probe (of the probe, where an encoder is taken as it is); the test proteins
+are the same. Among a hundred rows some differ clearly by chance alone.
+"""
 
 import json
 import statistics
@@ -49,9 +53,9 @@ def compared(
     """The claim as it came out: means, half-widths of 95 % intervals, and of the paired difference; of retrieval what
     chance gives, and among how many. None before both arms have a run of one seed in common.
 
-    naive: task → Fmax of label frequencies alone. clear: the difference is more than its interval, and one of the two
-    knows something: in retrieval more than two standard errors above chance, of a task with more than its interval
-    above naive.
+    naive: metric → what label frequencies score. clear: of all seeds, the difference is more than its interval, and
+    one of the two knows something: in retrieval more than two standard errors above chance, of a task with more than
+    its interval above naive.
     """
     better, other = (found.get(arm, {}) for arm in (direction.better, direction.other))
     seeds = [
@@ -68,7 +72,7 @@ def compared(
         knows = max(map(statistics.mean, (ours, theirs))) > chance + 2 * (chance * (1 - chance) / n) ** 0.5
     else:
         knows = floor is None or any(statistics.mean(one) - (_half(one) or 0.0) > floor for one in (ours, theirs))
-    clear = half is not None and abs(gain) > half and knows
+    clear = len(seeds) == len(SEEDS) and half is not None and abs(gain) > half and knows
     return {
         **asdict(direction), "seeds": len(seeds), "ours": _mean(ours), "theirs": _mean(theirs),
         "difference": {"mean": gain, "half": half}, "verdict": "agrees" if gain > 0 else "does not agree",

@@ -15,9 +15,8 @@ Then its export embeds DeepFRI's chains, sequence and structure together, on whi
 Proteins of DeepFRI's test chains are held out of training, with their relatives; those of its validation chains, by
 which a probe stops, are not, and a model that reads functions may have read theirs.
 
-What is finished stays in FOLDER, and in the file of `--json`: further sittings of the same settings go on, on another
-machine too where that file was kept, and after `--budget` no run begins; `--arms` limits what is begun, not what is
-told. A run that fails is named, and left out.
+What is finished stays in FOLDER, and in the file of `--json`: further sittings of the same settings go on, with that
+file elsewhere too. After `--budget` no run begins; `--arms` limits what is begun, not what is told. Failures are named.
 
 The papers' figures are of full-size models; only directions are compared, and nothing was tuned for one to agree: but
 for steps and what a step holds the arms are the tiny configurations as they are, made for the sample's few proteins.
@@ -25,9 +24,8 @@ Steps are small for contrast: a protein with all three is compared with seven ot
 that have both sides, where papers compare hundreds. What an arm learns nothing from (texts alone, in two towers) takes
 its share of the other half all the same. Both may hold back arms that only compare, and with them what is claimed over
 them. AMMA and Fourfold read structures through GearNet; Align-Pro and Bi-Hierarchical through GVP, which tells hidden
-residues better: `fourfold-gvp` compares like with like. self-SSGI trains its own. Align-Pro's are its first stage.
-`mean` is of EC, MF, BP and CC. Intervals are over seeds, of training and probe (of the probe, where an encoder is taken
-as it is); the test proteins are the same.
+residues better, and Bi-Hierarchical trains it further. `fourfold-gvp` has it too, but for one depth of it where GearNet
+has two. self-SSGI trains its own. Align-Pro's are its first stage. `mean` is of EC, MF, BP and CC.
 """
 
 import json
@@ -176,9 +174,11 @@ def _trained(bench: Bench, arm: Arm, seed: int, out: Path) -> Exported:
         "checkpoint.every": bench.steps, "validation.every": bench.steps, **_plan(bench, arm),
     }  # fmt: skip
     _stored(bench, arm)
-    command = [sys.executable, "-m", "pretrain.train", arm.config, *(f"{k}={v}" for k, v in settings.items())]
+    changes = (*arm.changes, *(f"{k}={v}" for k, v in settings.items()))  # the later one holds
     with (out / "output.txt").open("a") as told:
-        subprocess.run([*command, *arm.changes], check=True, stdout=told, stderr=told)
+        subprocess.run(
+            [sys.executable, "-m", "pretrain.train", arm.config, *changes], check=True, stdout=told, stderr=told
+        )
     return load(out / "model" if (out / "model").is_dir() else export(out / "run", out / "model"))
 
 
@@ -267,9 +267,10 @@ def _remember(model: Exported, folder: Path) -> None:
 
 
 def _naive(bench: Bench) -> dict[str, float]:
-    """Task, and mean of all → Fmax of label frequencies."""
-    found = {task.name: task.naive for task in _tasks(bench)}
-    return found | {"mean": statistics.mean(found.values())} if found else {}
+    """Task, its AUPR, and the mean of tasks → what label frequencies score."""
+    tasks = _tasks(bench)
+    found = {name: value for task in tasks for name, value in task.naive.items()}
+    return found | {"mean": statistics.mean(found[task.name] for task in tasks)} if tasks else {}
 
 
 def _retrieved(bench: Bench, model: Exported) -> dict[str, float]:

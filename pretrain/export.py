@@ -6,7 +6,8 @@
     README.md           the model card
     …                   the encoders' own files, such as a tokenizer
 
-What reconstructs (decoders) stays behind: it served training. The folder is staged and renamed: whole or absent.
+What reconstructs (decoders) stays behind: it served training. A head that tells labels comes along. The folder is
+staged and renamed: whole or absent.
 """
 
 import hashlib

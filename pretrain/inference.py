@@ -31,7 +31,7 @@ from pretrain.encoders.bundle import Encoders, EncodersConfig
 from pretrain.models.amma import Amma
 from pretrain.models.bihierarchical import Bihierarchical
 from pretrain.objectives.joint import Supervised
-from pretrain.prediction import Predictions
+from pretrain.prediction import Predictions, Told
 from pretrain.sample import Function, Modality, Sample, Text
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -40,7 +40,7 @@ TRAINING_ONLY = (
     "trained",
     "objective",
     "temperatures",
-)  # what a model is trained with; an exported one does without
+)  # what a model is trained with; an exported one does without, but for a head that tells labels
 BATCH = 8192  # residues, word pieces and patches of one batch, by default
 log = logging.getLogger(__name__)
 
@@ -126,15 +126,24 @@ class Exported:
         head = getattr(self.model, "objective", None)
         if not isinstance(head, Supervised):
             raise ValueError(
-                f"this model ({self.model.config.kind}) has learnt no labels; one that tells them is of kind "
-                "bihierarchical, with model.objective.kind = supervised and data.labels"
+                f"this model ({self.model.config.kind}) tells no labels; one that does is of kind bihierarchical, with "
+                "model.objective.kind = supervised and data.labels; where this one is, export it again"
             )
-        task = head.config.task
-        found = self.embed(samples, task == "residue", batch)
-        rows = found.fused if found.residues is None else found.residues.values
-        told = head.told(torch.from_numpy(rows).to(self.device)).cpu().numpy()
-        where = () if found.residues is None else (found.residues.positions, found.residues.offsets)
-        return Predictions(found.keys, task, found.truncated, told, *where)
+        spec = replace(self.spec(), crop=WHOLE)
+        plain = [intake.first(sample, spec) for sample in samples]
+        truncated = intake.check(plain, spec)
+        parts: dict[int, Told] = {}
+        for chosen in intake.batches(plain, batch):
+            given = collate([plain[i] for i in chosen], range(len(chosen)), 0, 0, spec).to(self.device)
+            latents: Any = self.model(self.encoders(given), given, task="latents")
+            if head.config.task == "residue":
+                rows = ((torch.from_numpy(values).to(self.device), at) for values, at in _residues(latents.tokens))
+                told = [(head.told(values).cpu().numpy(), at) for values, at in rows]
+            else:
+                told = [(values, None) for values in head.told(latents.global_token).cpu().numpy()]
+            parts |= dict(zip(chosen, told, strict=True))
+        keys = tuple(sample.key for sample in samples)
+        return Predictions.of_parts(keys, head.config.task, truncated, [parts[i] for i in range(len(plain))])
 
     def search(
         self, query: Sample | str, embeddings: Embeddings, k: int = 10, by: Sequence[Modality] | None = None
@@ -202,7 +211,7 @@ def load(folder: str | Path, device: str = "cpu") -> Exported:
         own, frozen = _part(file, "model."), _part(file, "encoders.")
         beside = {m: encoder for m, encoder in encoders.items() if m in asked.model.trains}
         model = models.build(asked.model, encoders.widths(), beside, models.terms_of(asked.model, own))
-        strip(model)
+        strip(model, told=any(name.startswith("objective.") for name in own))  # older exports have no head
         for tensors, module in ((own, model), (frozen, encoders)):
             _fill(module, tensors, data)
         stored = [m for m in Modality if f"centres.{m}" in file.keys()]  # noqa: SIM118
@@ -232,10 +241,10 @@ class _Asked(Config):
     model: models.ModelConfig
 
 
-def strip(model: nn.Module) -> None:
-    """Take away, in place, what only training uses."""
+def strip(model: nn.Module, told: bool = True) -> None:
+    """Take away, in place, what only training uses. told: keep the head that labels are told by."""
     for name in TRAINING_ONLY:
-        if hasattr(model, name) and not isinstance(getattr(model, name), Supervised):  # it is what `predict` tells by
+        if hasattr(model, name) and not (told and isinstance(getattr(model, name), Supervised)):
             setattr(model, name, None)
 
 

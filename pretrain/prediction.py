@@ -1,11 +1,15 @@
-"""What a model's labels are, for proteins that have none: a supervised model's head over what it embeds. Numpy only."""
+"""The labels that a supervised model tells of proteins."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.data.labels import Task
+
+# Of one protein: what is told, and of residues their positions.
+Told = tuple[NDArray[np.float32], NDArray[np.int64] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +27,15 @@ class Predictions:
     values: NDArray[np.float32]
     positions: NDArray[np.int64] | None = None
     offsets: NDArray[np.int64] | None = None
+
+    @staticmethod
+    def of_parts(keys: tuple[str, ...], task: Task, truncated: tuple[str, ...], parts: Sequence[Told]) -> "Predictions":
+        """parts: of each protein, in their order."""
+        values, positions = zip(*parts, strict=True)
+        if task != "residue":
+            return Predictions(keys, task, truncated, np.stack(values))
+        offsets = np.cumsum([0, *map(len, values)], dtype=np.int64)
+        return Predictions(keys, task, truncated, np.concatenate(values), np.concatenate(positions), offsets)
 
     def of(self, i: int) -> NDArray[np.float32]:
         """Protein i's: [classes], [] (one number), or [L]."""

@@ -91,16 +91,18 @@ def identity_of(
     """What must not change between two sittings of one run: data, frozen encoders and their limits, model, seed, and of
     a model that reads GO terms which these are."""
     tree, spec = dump(run), encoders.spec()
-    plan = tree["data"]["plan"]
+    plan, model = tree["data"]["plan"], tree["model"]
     if plan["relatives"] == 1:  # as in runs begun before there was a choice
         del plan["relatives"]
+    if model.get("same_residues") is False:
+        del model["same_residues"]
     known = {} if terms is None else {"terms": {"count": len(terms), "sha256": terms.sha256}}
     return {
         **known,
         "data": {"name": dataset.manifest["name"], "manifest_sha256": dataset.sha256},
         "encoders": encoders.identity(),
         "limits": {f.name: getattr(spec, f.name) for f in fields(spec) if f.name not in ("tokenize", "terms")},
-        "model": tree["model"],
+        "model": model,
         "plan": plan,
         "seed": run.seed,
     }

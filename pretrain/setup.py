@@ -28,6 +28,7 @@ from pretrain.run import RunConfig, check_identity, identity_of
 from pretrain.sample import Modality
 
 EXPORTED, PREFIX = "model.safetensors", "model."  # what an exported model's folder has, and its parameters' names
+LABELS = "objective.head."  # parameters that tell labels
 SEQUENCE, STRUCTURE, *_ = Modality
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,8 @@ def trained_weights(folder: Path) -> dict[str, Tensor]:
 def take(model: nn.Module, found: dict[str, Tensor], origin: Path) -> None:
     """Let what the model trains begin with the values that have its names; say which do, and what does not match.
 
-    Vectors of GO terms are matched by term: ontologies differ. ValueError where no name matches, or a shape does not.
+    Vectors of GO terms are matched by term: ontologies differ. A head that tells labels begins anew where these are of
+    another number. ValueError where no name matches, or a shape does not.
     """
     found = dict(found)
     for name, part in model.named_modules():
@@ -164,6 +166,10 @@ def take(model: nn.Module, found: dict[str, Tensor], origin: Path) -> None:
     found = {name: value for name, value in found.items() if name not in dict(model.named_buffers())}
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
     found |= {name: found.pop(beside) for name in own if (beside := _beside(name, model)) in found}
+    found = {
+        name: value for name, value in found.items()
+        if not name.startswith(LABELS) or name not in own or own[name].shape == value.shape
+    }  # fmt: skip
     common = [name for name in own if name in found]
     if not common:
         raise ValueError(

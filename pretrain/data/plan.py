@@ -116,6 +116,11 @@ class StepPlan:
         """
         if world % caches:
             raise ValueError(f"{world} ranks cannot be {caches} equal blocks of ranks, one for each cache")
+        if caches > self.lanes:
+            raise ValueError(
+                f"data.plan.lanes = {self.lanes}, and {caches} hosts that read from a store share the lanes out: some "
+                f"have nothing to train on. Set data.plan.lanes to {caches} or more, or give each host the data set"
+            )
         parts: list[list[Entry]] = [[] for _ in range(caches)]
         for entry in self.entries:
             parts[entry.lane * caches // self.lanes].append(entry)

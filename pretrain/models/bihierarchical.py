@@ -214,7 +214,7 @@ class Bihierarchical(nn.Module):
         return self._borrowed[SEQUENCE], self._borrowed[STRUCTURE]
 
     def _objective(self) -> Any:
-        assert self.objective is not None, "an exported model has no losses"
+        assert self.objective is not None, "an exported model has no losses but those of labels"
         return self.objective
 
 

@@ -154,6 +154,6 @@ def test_what_label_frequencies_alone_score(benchmark: ModuleType, monkeypatch: 
     labels = {"train": torch.tensor([[True, False]] * 3), "test": torch.tensor([[True, False], [False, True]])}
     monkeypatch.setattr(benchmark, "_tasks", lambda _: [benchmark.chains.Task("EC", {}, labels, ("a", "b"))])
     # At 0 both labels are predicted for both: precision 1/2, recall 1.
-    assert benchmark._naive(json) == {
-        "EC": pytest.approx(2 * 0.5 * 1 / 1.5), "mean": pytest.approx(2 * 0.5 * 1 / 1.5)
-    }  # fmt: skip
+    # By score: two pairs at 1, one of them right; then all four, two right.
+    fmax, aupr = pytest.approx(2 * 0.5 * 1 / 1.5), pytest.approx(0.5 * 1 / 2 + 0.5 * 2 / 4)
+    assert benchmark._naive(json) == {"EC": fmax, "EC AUPR": aupr, "mean": fmax}

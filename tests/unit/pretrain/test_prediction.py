@@ -1,15 +1,21 @@
 """An exported model tells the labels that it has learnt as it was asked for them in training."""
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pretrain.batch import Labels, offsets_of
-from pretrain.inference import load
+from pretrain.encoders.bundle import Encoders
+from pretrain.inference import CONFIG, WEIGHTS, Exported, load
+from pretrain.models import Model
 from pretrain.sample import Modality, Sample
 from tests.models import BIHIERARCHICAL, GVP, MODELS, batch_of, build
 from tests.unit.datasets import protein
@@ -21,12 +27,12 @@ LABELS: dict[str, list[list[float]]] = {
     "class": [[2], [0], [1]],
     "multilabel": [[0, 2], [], [1]],
     "scalar": [[0.5], [-2.0], [3.0]],
-    "residue": [[i % 2 for i in range(24)], [1] * 17, [float("nan")] * 10 + [1] * 20],
+    "residue": [[i % 2 for i in range(24)], [1] * 17, [1] * 20],
 }
 CLASSES = {"class": 3, "multilabel": 3}
 
 
-def proteins(task: str) -> list[Sample]:
+def proteins() -> list[Sample]:
     """One with both, one of a sequence, one of a structure; of that one only residues 10 to 30 are there."""
     has = ((SEQUENCE, STRUCTURE), (SEQUENCE,), (STRUCTURE,))
     return [
@@ -35,22 +41,26 @@ def proteins(task: str) -> list[Sample]:
     ]
 
 
-@pytest.mark.parametrize("task", LABELS)
-def test_what_is_told_has_the_loss_of_training(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def told_of(task: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **how: Any) -> tuple[Model, Encoders, Exported]:
+    """A model of random weights, its head's too, and its export."""
     objective = {"kind": "supervised", "task": task, "classes": CLASSES.get(task, 0)}
     monkeypatch.setitem(MODELS, "told", ({**BIHIERARCHICAL, "objective": objective}, {"structure": GVP}))
-    (model, encoders), every = build("told"), proteins(task)
+    model, encoders = build("told")
     for parameter in model.objective.parameters():  # type: ignore[union-attr]
         nn.init.normal_(parameter, std=0.5)
-    found = load(exported("told", model, encoders, every, tmp_path)).predict(every)
+    return model, encoders, load(exported("told", model, encoders, proteins(), folder, **how))
+
+
+@pytest.mark.parametrize("task", LABELS)
+def test_what_is_told_has_the_loss_of_training(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, encoders, loaded = told_of(task, tmp_path, monkeypatch)
+    found = loaded.predict(every := proteins())
     assert found.keys == ("A", "B", "C") and found.task == task and found.truncated == ()
     what = f"{task} of 3 classes" if task in CLASSES else task
-    assert (
-        f"`model.predict(proteins)` tells the labels that it has learnt: {what}\n"
-        in (tmp_path / "exported" / "README.md").read_text()
-    )
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert f"`model.predict(proteins)` tells the labels that it has learnt: {what}\n" in card
 
-    given = [label[10:] if task == "residue" and i == 2 else label for i, label in enumerate(LABELS[task])]
+    given = LABELS[task]
     values = torch.tensor([value for label in given for value in label], dtype=torch.float32)
     labels = Labels(values, offsets_of(torch.tensor([len(label) for label in given])), torch.ones(3, dtype=torch.bool))
     batch = replace(batch_of(every, encoders), labels=labels)
@@ -72,11 +82,43 @@ def _loss(task: str, told: np.ndarray, label: list[float]) -> float:
     return float(-np.log(np.where(wanted, told, 1 - told)).sum() / (3 if task == "multilabel" else 1))
 
 
+@pytest.mark.parametrize("task", ["class", "residue"])
+def test_a_cut_protein_is_named_and_batches_change_nothing(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, model = told_of(task, tmp_path, monkeypatch)
+    every = [*proteins(), protein("long", SEQUENCE, length=60)]  # the encoder takes 40
+    whole, parts = model.predict(every), model.predict(every, batch=1)
+    assert whole.truncated == parts.truncated == ("long",) and whole.keys == ("A", "B", "C", "long")
+    for i in range(4):
+        assert np.abs(whole.of(i) - parts.of(i)).max() < 1e-6
+        assert np.abs(whole.of(i) - model.predict(every[i : i + 1]).of(0)).max() < 1e-6
+    if task == "residue":
+        assert len(whole.of(3)) == 40
+
+
+def test_half_the_bits_tell_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, whole = told_of("class", tmp_path / "whole", monkeypatch)
+    *_, half = told_of("class", tmp_path / "half", monkeypatch, dtype="bfloat16")
+    assert 0 < np.abs(whole.predict(proteins()).values - half.predict(proteins()).values).max() < 0.05
+
+
+def test_an_export_from_before_heads_came_along_still_embeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told_of("class", tmp_path, monkeypatch)
+    folder = tmp_path / "exported"
+    tensors = {name: t for name, t in load_file(folder / WEIGHTS).items() if not name.startswith("model.objective.")}
+    save_file(tensors, folder / WEIGHTS)
+    about = json.loads((folder / CONFIG).read_text())
+    about["weights"]["sha256"] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    (folder / CONFIG).write_text(json.dumps(about))
+    old = load(folder)
+    assert np.isfinite(old.embed(proteins()).fused).all()
+    with pytest.raises(ValueError, match=r"tells no labels; .* where this one is, export it again"):
+        old.predict(proteins())
+
+
 def test_a_model_without_labels_says_so(tmp_path: Path) -> None:
     model, encoders = build("bihierarchical")
-    every = proteins("class")
-    loaded = load(exported("bihierarchical", model, encoders, every, tmp_path))
-    with pytest.raises(
-        ValueError, match=r"\(bihierarchical\) has learnt no labels; .*model\.objective\.kind = supervised"
-    ):
-        loaded.predict(every)
+    loaded = load(exported("bihierarchical", model, encoders, proteins(), tmp_path))
+    with pytest.raises(ValueError, match=r"\(bihierarchical\) tells no labels; .*model\.objective\.kind = supervised"):
+        loaded.predict(proteins())

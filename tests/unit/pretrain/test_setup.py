@@ -66,6 +66,23 @@ def test_heads_are_taken_and_encoders_begin_as_configured(
     assert "as configured begin" in said and "trained.sequence (" in said and "of no use" not in said
 
 
+def test_a_head_of_other_labels_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are of another number; all else is taken."""
+    run, folder, model = exported("bihierarchical-supervised", tmp_path)
+    asked, around = MODELS["bihierarchical-supervised"]
+    other = {**asked, "objective": {"kind": "supervised", "task": "class", "classes": 5}}
+    monkeypatch.setitem(MODELS, "five", (other, around))
+    for origin in (run, folder):
+        second = build("five")[0]
+        before = {each: parameter.detach().clone() for each, parameter in second.named_parameters()}
+        take(second, trained_weights(origin), origin)
+        theirs, own = dict(model.named_parameters()), dict(second.named_parameters())
+        last = [each for each in own if own[each].shape != theirs[each].shape]
+        assert len(last) == 2 and all(each.startswith("objective.head.") for each in last)
+        assert all(torch.equal(own[each], before[each]) for each in last)
+        assert all(torch.equal(own[each], theirs[each]) for each in own if each not in last)
+
+
 @pytest.mark.parametrize("name", ["align-pro-trained", "bihierarchical-gvp", "ssgi", "two-tower", "unimodal-gvp"])
 def test_what_an_export_has_trained_is_taken_encoders_and_all(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -106,6 +106,13 @@ def test_a_cut_keeps_every_entry_and_balances(make_plan, world, accumulate):
         assert cut == step.cut(world, accumulate)
 
 
+def test_fewer_lanes_than_caches_are_refused(make_plan):
+    step, _ = make_plan(samples=40, lanes=1).next(Position())
+    assert len(step.cut(4, 2, 1)) == 4
+    with pytest.raises(ValueError, match=r"lanes = 1, and 2 hosts .* Set data\.plan\.lanes to 2 or more"):
+        step.cut(4, 2, 2)
+
+
 @pytest.mark.parametrize("caches", [1, 2, 4])
 def test_each_cache_gets_its_own_lanes(make_plan, caches):
     plan, seen = make_plan(samples=30, lanes=4), {}

@@ -120,3 +120,6 @@ def test_runs_begun_before_there_was_a_choice_go_on(dataset: Dataset) -> None:
     assert "relatives" not in identity_of(run, dataset, encoders)["plan"]
     other = load(RunConfig, "amma/tiny.toml", ["model.modalities=['sequence']", "data.plan.relatives=3"])
     assert identity_of(other, dataset, encoders)["plan"]["relatives"] == 3
+    for same in (False, True):
+        ours = load(RunConfig, "fourfold/tiny.toml", [f"model.same_residues={same}".lower()])
+        assert ("same_residues" in identity_of(ours, dataset, encoders)["model"]) == same

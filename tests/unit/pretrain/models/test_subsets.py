@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,9 @@ def test_an_exported_model_embeds_every_subset(name: str, tmp_path: Path) -> Non
         assert (torch.from_numpy(together.fused[rows]) - trained.fused.float()).abs().max() < 1e-5
 
 
-def exported(name: str, model: models.Model, encoders: Encoders, every: list[Sample], tmp_path: Path) -> Path:
+def exported(
+    name: str, model: models.Model, encoders: Encoders, every: list[Sample], tmp_path: Path, **how: Any
+) -> Path:
     """What `export` makes of a checkpoint of the model, as if trained on these proteins."""
     data = write(tmp_path / "data", {"train": every})
     tree = {
@@ -118,7 +121,7 @@ def exported(name: str, model: models.Model, encoders: Encoders, every: list[Sam
     }  # fmt: skip
     checkpoint.save(config.out / "checkpoints", Trained(model), 7, state, CheckpointConfig())  # type: ignore[arg-type]
     (config.out / "log.jsonl").write_text("")
-    return export(config.out, tmp_path / "exported")
+    return export(config.out, tmp_path / "exported", **how)
 
 
 def _tells_what_trained(exported: Path, model: torch.nn.Module, around: Encoders) -> None:
