@@ -18,6 +18,7 @@ from rich.table import Table
 
 CLAIMS = Path(__file__).with_name("directions.toml")
 SEEDS = (0, 1, 2)
+COLUMNS = ["claim", "metric", "paper's", "ours", "difference", "direction", "seeds"]
 T95 = {2: 4.303, 1: 12.706}  # Student's t, by degrees of freedom: half of a 95 % interval over the standard error
 
 
@@ -93,20 +94,10 @@ def _half(values: Sequence[float]) -> float | None:
 
 
 def report(claims: list[dict[str, Any]], settings: Mapping[str, Any], path: Path | None) -> None:
-    """settings: of the runs, `runs_left` among them."""
-    table = Table("claim", "metric", "paper's", "ours", "difference", "direction", "seeds")
-    for claim in claims:
-        source = "–" if claim["source"] is None else "{:.3f} over {:.3f}".format(*claim["source"])
-        source += f" ({claim['source_metric']})" if claim["source_metric"] else ""
-        ours = f"{claim['ours']['mean']:.3f} over {claim['theirs']['mean']:.3f}"
-        half = claim["difference"]["half"]
-        gain = f"{claim['difference']['mean']:+.3f}" + ("" if half is None else f" ± {half:.3f}")
-        if claim["chance"] is not None:
-            ours += f" (chance {claim['chance']:.3f}, N {claim['n']:,})"
-        if claim["naive"] is not None:
-            ours += f" (naive {claim['naive']:.3f})"
-        verdict = claim["verdict"] + ("" if claim["clear"] else ", within noise")
-        table.add_row(claim["what"], claim["metric"], source, ours, gain, verdict, str(claim["seeds"]))
+    """Print the claims; write them, with `settings` (`runs_left` among them) to `path`, and as a page beside it."""
+    table = Table(*COLUMNS)
+    for told in map(_told, claims):
+        table.add_row(*told)
     Console(width=180).print(table)
     if left := settings["runs_left"]:
         print(f"{left} runs are not done yet: run again with the same --runs to go on")
@@ -114,6 +105,26 @@ def report(claims: list[dict[str, Any]], settings: Mapping[str, Any], path: Path
         path.parent.mkdir(parents=True, exist_ok=True)
         made = [_row(claim) for claim in claims]
         path.write_text(json.dumps(rows.machine() | dict(settings) | {"rows": made}, indent=1) + "\n")
+        lines = [COLUMNS, ["---"] * len(COLUMNS), *map(_told, claims)]
+        page = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        path.with_suffix(".md").write_text(
+            f"# {path.stem}\n\nMeans over seeds, ± half of a 95 % interval; `{path.name}` has every run.\n\n{page}\n"
+        )
+
+
+def _told(claim: dict[str, Any]) -> list[str]:
+    """A claim's line."""
+    source = "–" if claim["source"] is None else "{:.3f} over {:.3f}".format(*claim["source"])
+    source += f" ({claim['source_metric']})" if claim["source_metric"] else ""
+    ours = f"{claim['ours']['mean']:.3f} over {claim['theirs']['mean']:.3f}"
+    half = claim["difference"]["half"]
+    gain = f"{claim['difference']['mean']:+.3f}" + ("" if half is None else f" ± {half:.3f}")
+    if claim["chance"] is not None:
+        ours += f" (chance {claim['chance']:.3f}, N {claim['n']:,})"
+    if claim["naive"] is not None:
+        ours += f" (naive {claim['naive']:.3f})"
+    verdict = claim["verdict"] + ("" if claim["clear"] else ", within noise")
+    return [claim["what"], claim["metric"], source, ours, gain, verdict, str(claim["seeds"])]
 
 
 def _row(claim: dict[str, Any]) -> dict[str, Any]:

@@ -87,6 +87,8 @@ def test_results_are_gone_on_with_where_the_folder_is_lost(
     assert second["runs_left"] == first["runs_left"] - 3
     assert [second["runs"]["fourfold"]["found"][seed]["EC"] for seed in "012"] == [1, 3, 5]
     assert [second["runs"]["amma-symmetric"]["found"][seed]["EC"] for seed in "012"] == [6, 7, 8]
+    page = results.with_suffix(".md").read_text()
+    assert "| AMMA: asymmetric over symmetric | EC | 0.887 over 0.716 | 2.000 over 7.000 | -5.000 ± " in page
     with pytest.raises(SystemExit, match=r"results\.json: amma was begun with other settings: steps was 400, is 4,"):
         sit("--runs", str(tmp_path / "three"), "--quick")
 
