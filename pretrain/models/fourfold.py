@@ -28,8 +28,8 @@ hidden; a second draw of visible tokens to compare, for it costs a pass more. Wh
 
 And what was tried and stays, though small models do not show its worth (66,851 proteins, 400 steps of 16, three seeds;
 `benchmarks/results/directions.md`): without exchange EC is told as well, and without the comparison sequences and
-structures find each other better, by their mean latents, than in its space: that learns of the sixth of the tokens that
-is visible, and is asked for whole proteins. Nor is the model above its structure encoder alone yet.
+structures find each other better, by their mean latents, than in its space; perhaps because that learns of the sixth of
+the tokens that is visible, and is asked for whole proteins. Nor is the model above its structure encoder alone yet.
 """
 
 from collections.abc import Mapping
