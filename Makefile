@@ -33,7 +33,7 @@ format: .venv/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-BENCHMARKS := prepare loader plan train_step contrastive checkpoint faults
+BENCHMARKS := prepare loader plan train_step contrastive checkpoint faults tiny
 
 bench: .venv/.installed
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
