@@ -164,7 +164,7 @@ class Bihierarchical(nn.Module):
         )
         alone, together = (self._vectors(each) for each in (apart, Given.whole(batch.sequence, batch.structure)))
         present = {m: lengths_of(getattr(batch, m).offsets) > 0 for m in BRANCHES}
-        return Embeddings(dict(zip(BRANCHES, alone.split(count), strict=True)), present, together)
+        return Embeddings({SEQUENCE: alone[:count], STRUCTURE: alone[count:]}, present, together)
 
     def _latents(self, batch: Batch) -> Latents:
         """The rows of residues, of both branches, by the branches that have them; and their means."""

@@ -43,6 +43,20 @@ def test_every_subset_goes_forward_and_backward(name: str) -> None:
         assert all(not found.values[m].any() for m in model.modalities if m not in has), has
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_micro_batch_may_be_empty(name: str) -> None:
+    """As a rank's is, where a step has fewer proteins than there are ranks."""
+    model, encoders = build(name)
+    batch = batch_of([], encoders)
+    losses = model(encoders(batch), batch)
+    assert isinstance(losses, dict) and {loss: each.count for loss, each in losses.items()} == model.counts(batch)
+    torch.stack([each.sum for each in losses.values()]).sum().backward()
+    with torch.no_grad():
+        found = model(encoders(batch), batch, task="embeddings")
+    assert isinstance(found, Embeddings) and len(found.fused) == 0
+    assert all(len(rows) == 0 for rows in found.values.values())
+
+
 def _said_twice(one: Sample) -> Sample:
     """With a paraphrase, where it has a text."""
     if one.function is None:
