@@ -19,6 +19,11 @@ from rich.table import Table
 CLAIMS = Path(__file__).with_name("directions.toml")
 SEEDS = (0, 1, 2)
 COLUMNS = ["claim", "metric", "paper's", "ours", "difference", "direction", "seeds"]
+ABOUT = """Means over seeds, ± half of a 95 % interval; `{}` has the runs.
+
+direction: whether the first is above the second, as claimed; what no paper claims (–) is claimed by this table alone.
+within noise: the difference is less than its interval, or neither of the two is clearly above what knows nothing of
+proteins: the frequencies of labels (naive), a random order (chance, among N proteins)."""
 T95 = {2: 4.303, 1: 12.706}  # Student's t, by degrees of freedom: half of a 95 % interval over the standard error
 
 
@@ -107,9 +112,7 @@ def report(claims: list[dict[str, Any]], settings: Mapping[str, Any], path: Path
         path.write_text(json.dumps(rows.machine() | dict(settings) | {"rows": made}, indent=1) + "\n")
         lines = [COLUMNS, ["---"] * len(COLUMNS), *map(_told, claims)]
         page = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        path.with_suffix(".md").write_text(
-            f"# {path.stem}\n\nMeans over seeds, ± half of a 95 % interval; `{path.name}` has every run.\n\n{page}\n"
-        )
+        path.with_suffix(".md").write_text(f"# {path.stem}\n\n{ABOUT.format(path.name)}\n\n{page}\n")
 
 
 def _told(claim: dict[str, Any]) -> list[str]:
