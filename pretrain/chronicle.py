@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from pretrain import distributed, models
+from pretrain import distributed
 from pretrain.batch import Batch
 from pretrain.checkpoint import Checkpoint, Failed, Saved
 from pretrain.data.loader import Step
@@ -17,7 +17,7 @@ from pretrain.journal import Journal
 from pretrain.progress import Progress, shown
 from pretrain.run import RunConfig, record_of
 from pretrain.sample import Modality
-from pretrain.setup import Parts
+from pretrain.setup import Parts, idle
 from pretrain.trackers import open_trackers
 
 
@@ -61,14 +61,11 @@ class Chronicle:
             journal.say(f"encoder {modality}: {encoder['kind']}, weights {encoder['weights']}")
             note = parts.stored.notes.get(Modality(modality), "the model trains the encoder")
             journal.say(f"features of {modality}: {note}")
-        idle = [
-            name for name, group in self.plan.groups.items() if not models.teaches(self.run.model, group.modalities)
-        ]
-        if idle:
-            count = sum(self.plan.sizes[name] for name in idle)
+        if useless := idle(self.run, self.plan):
+            count = sum(self.plan.sizes[name] for name in useless)
             journal.say(
-                f"{count:,} of them ({', '.join(idle)}) have nothing that the model learns from, and take their places "
-                "in steps; data.plan.weights can leave these groups out"
+                f"{count:,} of them ({', '.join(useless)}) have nothing that the model learns from, and take their "
+                "places in steps; data.plan.weights can leave these groups out"
             )
         if self.plan.truncated:
             count = f"{'about ' if self.plan.estimated else ''}{self.plan.truncated:,}"
@@ -82,7 +79,7 @@ class Chronicle:
             self._note(checkpoint=f"{found.step:,}")
         else:
             facts = {"groups": self.plan.sizes, "left_out": self.plan.left_out, "truncated": self.plan.truncated}
-            facts |= {"truncated_is_estimate": self.plan.estimated, "idle": idle}
+            facts |= {"truncated_is_estimate": self.plan.estimated, "idle": useless}
             journal.record("start", 0, world=world, identity=identity, stored=stored, **facts)
 
     def step(

@@ -137,11 +137,12 @@ def _explain(kind: type[Config], tree: dict[str, Any], problem: Any) -> str:
     if problem["type"] != "extra_forbidden":
         said = re.sub(r"<\w+\.\w+: ('\w+')>", r"\1", problem["msg"])  # members of enumerations, by their values
         return f"{place or '(top)'}: {said}; got {problem['input']!r:.120}{_meant(problem)}"
-    key, known = str(problem["loc"][-1]), sorted(_keys(kind))
+    *above, key = map(str, problem["loc"])
+    known, here = sorted(_keys(kind)), f"known keys: {', '.join(_table(kind, above))}"
     if key in known:
-        return f"{place}: unknown key here; other tables have one of this name"
+        return f"{place}: unknown key here; other tables have one of this name; {here}"
     close = difflib.get_close_matches(key, known, n=1)
-    return f"{place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}")
+    return f"{place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else f"; {here}")
 
 
 def _meant(problem: Any) -> str:
@@ -150,6 +151,24 @@ def _meant(problem: Any) -> str:
     allowed = re.findall(r"'([^']*)'", str(context.get("expected_tags") or context.get("expected") or ""))
     close = difflib.get_close_matches(str(context.get("tag") or problem["input"]), allowed, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _table(kind: type[pydantic.BaseModel], path: Iterable[str]) -> list[str]:
+    """The keys of the table at a path, whose parts are keys, `kind`s of a table that may be of several, and places in
+    lists (of what they hold the keys are known without them)."""
+    tables = [kind]
+    for part in path:
+        inside = [found for each in tables if part in (f := each.model_fields) for found in _tables(f[part].annotation)]
+        chosen = [each for each in tables if "kind" in (f := each.model_fields) and f["kind"].default == part]
+        tables = inside or chosen or tables
+    return sorted({name for table in tables for name in table.model_fields})
+
+
+def _tables(annotation: Any) -> list[type[pydantic.BaseModel]]:
+    """The configuration types in an annotation, not those nested in them."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        return [annotation]
+    return [found for argument in getattr(annotation, "__args__", ()) for found in _tables(argument)]
 
 
 def _keys(kind: type[pydantic.BaseModel]) -> set[str]:

@@ -228,6 +228,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads((folder / CONFIG).read_text())
+        if "steps" in config and "format" not in config:
+            raise ValueError(
+                f"{folder} is a run, not an exported model; `fourfold export {folder} OUT` makes one of it"
+            )
         check_format(config["format"], folder / CONFIG)
         _ = config["weights"]["sha256"], config["model"]["kind"], config["encoders"]  # what `load` will ask for
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:

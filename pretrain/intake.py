@@ -13,7 +13,12 @@ log = logging.getLogger("pretrain.inference")
 
 
 def first(sample: Sample, spec: InputSpec) -> Sample:
-    """The sample with no choice left to make: one structure (the best ranked that the model can see), one text."""
+    """The sample with no choice left to make: one structure (the best ranked that the model can see), one text.
+
+    Raises ValueError for what is no Sample, such as a file's name.
+    """
+    if not isinstance(sample, Sample):
+        raise ValueError(f"{sample!r:.60} is no protein (Sample); fourfold.read makes proteins of a file")
     end = spec.sequence_max if sample.sequence and Modality.SEQUENCE in spec.modalities else WHOLE
     met = [structure for structure in sample.structures if structure.residue[0] < end]
     function = sample.function
@@ -25,7 +30,7 @@ def first(sample: Sample, spec: InputSpec) -> Sample:
 def check(samples: list[Sample], spec: InputSpec) -> tuple[str, ...]:
     """Refuse what cannot be embedded; name, warn of and return what will lose residues."""
     if not samples:
-        raise ValueError("there are no proteins to embed")
+        raise ValueError("there are no proteins")
     keys = [sample.key for sample in samples]
     if repeated := sorted(key for key, count in Counter(keys).items() if count > 1):
         raise ValueError(f"keys must be unique; {named(repeated)} come more than once")

@@ -117,9 +117,15 @@ def check_identity(found: Checkpoint, identity: dict[str, Any]) -> None:
         names = dict.fromkeys(place.partition(".")[0] for place, _, _ in changes)
         raise ValueError(
             f"{found.path.parent.parent} was trained with another {', '.join(names)}: "
-            + "; ".join(f"{place} was {was!r}, is {now!r}" for place, was, now in changes)
+            + "; ".join(f"{place} was {_shown(was)}, is {_shown(now)}" for place, was, now in changes)
             + ". Give the original configuration, or another `out` for a new run."
         )
+
+
+def _shown(value: Any) -> str:
+    """Contents of files by their hashes' first figures."""
+    hashed = isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef")
+    return f"a file of sha256 {value[:12]}…" if hashed else repr(value)
 
 
 def _changes(was: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:

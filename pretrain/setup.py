@@ -54,6 +54,8 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
     encoders = Encoders.build(run.frozen, run.model.trains)
     models.check_depths(run.model, encoders.depths())
     terms = Vocabulary.read(dataset.place) if models.reads_terms(run.model) else None
+    if models.reads_states(run.model):
+        _check_states(dataset)
     spec = replace(models.input_of(run.model, encoders.spec()), terms=terms)
     identity = identity_of(run, dataset, encoders, terms)
     identity["labels"] = labels and labels.sha256
@@ -76,6 +78,12 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
         return Loader(dataset, plan, spec, *place, accumulate, run.data.workers, limit, stored, hosts, labels)
 
     training = loader("train", run.data.plan, run.engine.accumulate)
+    if len(useless := idle(run, training.plan)) == len(training.plan.groups):
+        raise ValueError(
+            f"{dataset.place}: this model learns nothing from proteins that have no more than {', '.join(useless)}, "
+            "which is all that train has; give it proteins with more of what it reads "
+            f"({', '.join(run.model.modalities)})"
+        )
     try:
         held_out = loader(run.validation.split, PlanConfig(samples=run.validation.batch), 1)
     except ValueError as error:
@@ -85,18 +93,37 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
     return Parts(encoders, training, held_out, identity, stored, labels, terms)
 
 
+def idle(run: RunConfig, plan: Plan) -> list[str]:
+    """The groups of a plan that take places in steps and teach the model nothing."""
+    return [name for name, group in plan.groups.items() if not models.teaches(run.model, group.modalities)]
+
+
+def _check_states(dataset: Dataset) -> None:
+    """The index does not tell of 3Di states. So the first protein of each group that has structures stands for all."""
+    groups = {name: group for name, group in dataset.groups("train").items() if STRUCTURE in group.modalities}
+    first = [dataset.read("train", name, 0) for name in groups]
+    if first and not any(structure.states for sample in first for structure in sample.structures):
+        raise ValueError(
+            f"{dataset.place}: its structures have no 3Di states, which model.structure = states asks for; prepare the "
+            "data set with states = true for its structures"
+        )
+
+
 def _labels(run: RunConfig, dataset: Dataset) -> LabelTable | None:
     kind = models.learns(run.model)
     if kind is None and run.data.labels is None:
         return None
     if kind is None:
-        raise ValueError(f"data.labels: {run.data.labels} is given, but this model learns no labels; leave it out")
+        raise ValueError(
+            f"data.labels: {run.data.labels} is given, but this model learns no labels; leave it out, or train one "
+            "that does: of kind bihierarchical, with model.objective as in bihierarchical/classes.toml"
+        )
     if run.data.labels is None:
         raise ValueError(f"the model learns labels ({kind.task}): name the file that has them, data.labels")
-    found = read(run.data.labels, kind, dataset)
+    found = read(run.data.labels, kind, dataset, run.model.modalities)
     for split in ("train", run.validation.split):
         if not found.labelled.get(split):
-            raise ValueError(f"{found.path}: no protein of {split} has a label; {found.note}")
+            raise ValueError(f"{found.path}: no protein of {split} that the model reads has a label; {found.note}")
     return found
 
 
@@ -140,8 +167,14 @@ def trained_weights(folder: Path) -> dict[str, Tensor]:
         tensors, told = weights.read(folder / EXPORTED, "start_from"), folder / "config.json"
         if not told.is_file():
             raise ValueError(f"start_from: {told} is missing: the folder was copied in part; copy it again")
-        encoders = json.loads(told.read_text())["identity"]
-        trained = [f"encoders.{m}." for m, one in encoders.items() if one["weights"].startswith(LEARNED)]
+        try:
+            encoders = json.loads(told.read_text())["identity"]
+            trained = [f"encoders.{m}." for m, one in encoders.items() if one["weights"].startswith(LEARNED)]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"start_from: {told} is not what an exported model has ({type(error).__name__}: {error}); export the "
+                "run again. Published weights are named by encoders.<modality>.weights"
+            ) from error
         kept = {name: value for name, value in tensors.items() if name.startswith((PREFIX, *trained))}
         return {name.removeprefix(PREFIX): value for name, value in kept.items()}
     found = checkpoint.latest(folder_of_run(folder)) if folder.is_dir() else None

@@ -13,17 +13,18 @@ and must be in the data set: a label for another key is an error, for it is like
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.data.dataset import Dataset
 from pretrain.data.draw import Row
-from pretrain.sample import Sample
+from pretrain.data.index import LONGEST, ShardIndex
+from pretrain.sample import Facet, Modality, Sample
 
 Task = Literal["class", "multilabel", "scalar", "residue"]
 UNKNOWN = np.float32(np.nan)
@@ -42,7 +43,7 @@ class LabelKind:
 class LabelTable:
     """labels: key → float32 [n]: a class, the classes, a number, or a value per residue, NaN where it is not known.
 
-    labelled, of: by split, the proteins with a label and all of them. sha256: of the file.
+    labelled, of: by split, of the proteins that the model reads those with a label, and all. sha256: of the file.
     """
 
     path: Path
@@ -65,18 +66,19 @@ class LabelTable:
         ends = [int(structure.residue[-1]) + 1 for structure in sample.structures]
         expected = len(sample.sequence) if sample.sequence else max(ends, default=0)
         if len(found) != expected:
-            raise ValueError(
-                f"{self.path}: the label of {sample.key} has {len(found)} residues, the protein {expected}; one of 0, "
-                "1 and - is expected for each"
-            )
+            raise ValueError(_wrong_length(str(self.path), sample.key, len(found), expected))
         if row.sequence is not None:
             return found[: len(row.sequence)]
         return found[row.structure.residue] if row.structure is not None else found[:0]
 
 
-def read(path: str | Path, kind: LabelKind, dataset: Dataset) -> LabelTable:
-    """Raises ValueError for a file that is not there or not UTF-8, and with its line for what is no label of `kind`,
-    for a key that comes twice and for one that is not in the data set."""
+def read(
+    path: str | Path, kind: LabelKind, dataset: Dataset, modalities: Collection[Modality] = tuple(Modality)
+) -> LabelTable:
+    """modalities: those that the model reads; proteins with none of them are not counted.
+
+    Raises ValueError for a file that is not there or not UTF-8, and with its line for what is no label of `kind`, for a
+    key that comes twice, for one that is not in the data set, and for residues that are not as many as a sequence's."""
     path = Path(path)
     try:
         data = path.read_bytes()
@@ -102,11 +104,14 @@ def read(path: str | Path, kind: LabelKind, dataset: Dataset) -> LabelTable:
         raise ValueError(f"{path} has no labels; a line for each protein is expected, `key<TAB>label`")
     labelled, of, left = Counter[str](), Counter[str](), set(labels)
     for split, groups in dataset.splits.items():
-        for keys in (group.index(i).keys for group in groups.values() for i in range(len(group.shards))):
-            here = left.intersection(keys)
-            labelled[split] += len(here)
-            of[split] += len(keys)
+        for group, index in ((each, each.index(i)) for each in groups.values() for i in range(len(each.shards))):
+            here = left.intersection(index.keys)
+            if {*group.modalities} & {*modalities}:
+                labelled[split] += len(here)
+                of[split] += len(index.keys)
             left -= here
+            if kind.task == "residue" and here:
+                _check_lengths(path, index, labels, places)
     if left:
         first = min(left, key=places.__getitem__)
         raise ValueError(
@@ -114,6 +119,20 @@ def read(path: str | Path, kind: LabelKind, dataset: Dataset) -> LabelTable:
             "are of proteins that are not there. Take these lines out, or name the data set that they are of"
         )
     return LabelTable(path, kind, hashlib.sha256(data).hexdigest(), labels, labelled, of)
+
+
+def _check_lengths(path: Path, index: ShardIndex, labels: Mapping[str, Any], places: Mapping[str, int]) -> None:
+    """Of proteins with a sequence. How far the structures of others reach is known where they are read: `label`."""
+    for key, facets, residues in zip(index.keys, index.facets.tolist(), index.residues.tolist(), strict=True):
+        if key in labels and facets & Facet.SEQUENCE and min(len(labels[key]), LONGEST) != residues:
+            raise ValueError(_wrong_length(f"{path}, line {places[key]}", key, len(labels[key]), residues))
+
+
+def _wrong_length(where: str, key: str, found: int, expected: int) -> str:
+    return (
+        f"{where}: the label of {key} has {found} residues, the protein {expected}; one of 0, 1 and - is expected for "
+        "each"
+    )
 
 
 def _parsed(label: str, kind: LabelKind) -> NDArray[np.float32]:
@@ -143,5 +162,5 @@ def _parsed(label: str, kind: LabelKind) -> NDArray[np.float32]:
 
 def _class(text: str, kind: LabelKind) -> int:
     if not (text.isascii() and text.isdigit() and int(text) < kind.classes):
-        raise ValueError(f"{text!r} is no class of 0 to {kind.classes - 1}")
+        raise ValueError(f"{text!r} is no class of 0 to {kind.classes - 1}; classes are numbers, counted from 0")
     return int(text)

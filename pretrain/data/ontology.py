@@ -41,19 +41,20 @@ class Vocabulary:
     def read(place: Place) -> "Vocabulary":
         """Of a data set's folder. Raises ValueError where it has no ontology, or one that cannot be used."""
         where = place / FILE
+        lacking = "and the model reads GO terms: prepare the data set with an [ontology], or set model.terms=false"
         if not place.exists(FILE):
-            raise ValueError(
-                f"{where} is missing, and the model reads GO terms: prepare the data set with an [ontology], or set "
-                "model.terms=false"
-            )
+            raise ValueError(f"{where} is missing, {lacking}")
         try:
             tree = json.loads(place.read(FILE))
             if tree["format"] != FORMAT:
                 raise ValueError(f"format {tree['format']!r}, this version reads {FORMAT}")
             parents = {id: [*term["is_a"], *term["part_of"]] for id, term in tree["terms"].items()}
-            return Vocabulary.of(parents)
+            found = Vocabulary.of(parents) if parents else None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{where}: {type(error).__name__}: {error}; prepare the data set again") from error
+        if found is None:  # prepared without an ontology
+            raise ValueError(f"{where} has no term, {lacking}")
+        return found
 
     @staticmethod
     def of(parents: Mapping[str, Iterable[str]]) -> "Vocabulary":

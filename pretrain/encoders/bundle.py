@@ -275,7 +275,8 @@ def _built(modality: Modality, one: Any) -> Encoder:
         return ENCODERS[one.kind].build(one)
     theirs = getattr(validate(EncodersConfig, json.loads((folder / FILE).read_text()), str(folder / FILE)), modality)
     if theirs is None or theirs.kind != one.kind:
-        raise ValueError(f"{what}: {folder} holds {theirs.kind if theirs else 'none'} for {modality}")
+        todo = f"set encoders.{modality}.kind = {theirs.kind!r}" if theirs else "name a model's that has one"
+        raise ValueError(f"{what}: {folder} holds {theirs.kind if theirs else 'none'} for {modality}; {todo}")
     told = {name: getattr(one, name) for name in one.model_fields_set - {"kind", "seed"}}
     asked = {name: value for name, value in told.items() if value is not None}
     for name in sorted(asked.keys() - CHOSEN):

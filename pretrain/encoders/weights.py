@@ -40,6 +40,10 @@ def locate(weights: str, what: str) -> Path:
         path = Path(spec.submodule_search_locations[0]) / inside
     if not path.exists():
         raise ValueError(f"{what}: looked for weights at {path}, and there is nothing; {_WAYS}")
+    if (path / "log.jsonl").is_file():
+        raise ValueError(
+            f"{what}: {path} is a run, not an exported model; name OUT, which `fourfold export {path} OUT` makes of it"
+        )
     return path
 
 

@@ -96,6 +96,11 @@ def reads_terms(config: ModelConfig) -> bool:
     return isinstance(config, SsgiConfig) and config.reads_terms
 
 
+def reads_states(config: ModelConfig) -> bool:
+    """Whether 3Di states of structures are what the model is to tell."""
+    return isinstance(config, SsgiConfig) and Modality.STRUCTURE in config.modalities and config.structure == "states"
+
+
 def terms_of(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Vocabulary | None:
     """The GO terms that a saved model (its buffers are enough) has vectors of; None where it reads none."""
     return Ssgi.terms_in(tensors) if reads_terms(config) else None

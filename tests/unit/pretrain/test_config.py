@@ -64,8 +64,12 @@ def test_an_unknown_key_is_an_error_that_names_the_close_match(file: Path, key: 
 
 
 def test_an_unknown_key_near_nothing_lists_the_known_ones(file: Path) -> None:
-    with pytest.raises(ValueError, match=r"qqqq: unknown key; known keys: .*heads.*steps"):
+    with pytest.raises(ValueError, match=r"qqqq: unknown key; known keys: model, out, train$"):
         config.load(Whole, file, ["qqqq=1"])
+    with pytest.raises(ValueError, match=r"train\.qqqq: unknown key; known keys: name, rate, steps$"):
+        config.load(Whole, file, ["train.qqqq=1"])
+    with pytest.raises(ValueError, match=r"model\.large\.qqqq: unknown key; known keys: heads, kind"):
+        config.load(Whole, file, ["model.qqqq=1"])
 
 
 def test_every_problem_is_listed_with_its_place_and_what_was_seen(file: Path) -> None:

@@ -171,6 +171,15 @@ def test_embeddings_that_are_not_finite_are_refused(exported, samples):
         model.embed(samples[1:2])
 
 
+def test_what_is_no_protein_is_named(exported):
+    model = load(exported)
+    says = r"is no protein \(Sample\); fourfold\.read makes proteins of a file"
+    with pytest.raises(ValueError, match=says):
+        model.embed("proteins.fasta")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=says):
+        model.attention("proteins.fasta")  # type: ignore[arg-type]
+
+
 def damage(folder, change):
     config = json.loads((folder / "config.json").read_text())
     change(config)
@@ -183,6 +192,7 @@ def damage(folder, change):
         (lambda f: (f / "config.json").unlink(), "is no exported model"),
         (lambda f: (f / "config.json").write_text("{"), "is damaged"),
         (lambda f: (f / "config.json").write_text("[]"), "is damaged"),
+        (lambda f: (f / "config.json").write_text('{"steps": 3}'), "is a run, not an exported model; `fourfold export"),
         (lambda f: damage(f, lambda c: c.pop("weights")), "is damaged"),
         (lambda f: damage(f, lambda c: c.update(format=2)), "format 2; .*update it"),
         (lambda f: damage(f, lambda c: c["model"].update(depht=3)), "did you mean 'depth'"),

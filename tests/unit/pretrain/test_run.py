@@ -1,6 +1,7 @@
 """What follows from a run's configuration, and what of it must stay."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ def test_a_resume_names_what_changed_and_nothing_else() -> None:
     with pytest.raises(ValueError, match=r"another limits, model: .*crop was 64, is 32; .*depth was 2, is 3") as error:
         check_identity(found, now)
     assert "width" not in str(error.value) and "seed" not in str(error.value)
+    with pytest.raises(ValueError, match=r"labels was a file of sha256 abababababab…, is None"):
+        check_identity(replace(found, state={"identity": stored | {"labels": "ab" * 32}}), stored | {"labels": None})
 
 
 def test_a_resume_compares_what_no_weight_shows_where_it_was_recorded() -> None:

@@ -3,7 +3,9 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,8 @@ from pretrain.encoders.bundle import to_train
 from pretrain.encoders.ontology import TermEmbedding
 from pretrain.export import export
 from pretrain.run import RunConfig
-from pretrain.setup import take, trained_weights
+from pretrain.sample import Modality, Sample
+from pretrain.setup import idle, prepare, take, trained_weights
 from tests.models import MODELS, TERMS, build, config_of, encoders_config, sample
 from tests.unit.datasets import write
 from tests.unit.pretrain.conftest import Trained
@@ -107,6 +110,10 @@ def test_an_export_without_its_configuration_is_named(first: tuple[Path, Path, n
     (part / "config.json").unlink()
     with pytest.raises(ValueError, match=r"part/config\.json is missing: the folder was copied in part"):
         trained_weights(part)
+    for text in ('{"model_type": "esm"}', "{", "[]", '{"identity": {"sequence": {}}}'):  # published weights, and damage
+        (part / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"start_from: .*part/config\.json is not what an exported model has"):
+            trained_weights(part)
 
 
 def test_what_cannot_be_taken_is_named(first: tuple[Path, Path, nn.Module], tmp_path: Path) -> None:
@@ -125,6 +132,35 @@ def test_what_cannot_be_taken_is_named(first: tuple[Path, Path, nn.Module], tmp_
     rank.write_bytes(rank.read_bytes()[:-1])
     with pytest.raises(ValueError, match="committed and whole"):
         trained_weights(broken)
+
+
+def run_on(folder: Path, name: str, *proteins: Sample, **changed: Any) -> RunConfig:
+    """A run of one of MODELS on these proteins; changed: in the model."""
+    data = write(folder / "data", {"train": proteins, "valid": proteins})
+    tree = {
+        "out": str(folder / "run"), "steps": 9, "data": {"path": str(data), "plan": {"samples": 2}},
+        "encoders": dump(encoders_config(name)), "model": {**MODELS[name][0], **changed},
+    }  # fmt: skip
+    return validate(RunConfig, tree, "test")
+
+
+def test_a_run_that_would_learn_nothing_does_not_begin(tmp_path: Path) -> None:
+    alone = [sample(i, Modality.SEQUENCE) for i in range(3)]
+    run = run_on(tmp_path, "align-pro", *alone, intra=0.0)
+    with pytest.raises(ValueError, match="learns nothing from proteins that have no more than sequence, which is all"):
+        prepare(run)
+    both = sample(5, Modality.SEQUENCE, Modality.STRUCTURE)
+    parts = prepare(run_on(tmp_path / "more", "align-pro", *alone, both, intra=0.0))
+    assert idle(run, parts.loader.plan) == ["sequence"]
+
+
+def test_states_that_are_to_be_told_must_be_there(tmp_path: Path) -> None:
+    one = sample(0, *Modality)
+    assert all(structure.states is None for structure in one.structures)
+    with pytest.raises(ValueError, match=r"no 3Di states, which model\.structure = states asks for; prepare"):
+        prepare(run_on(tmp_path, "ssgi-states", one, terms=False))
+    told = tuple(replace(structure, states="d" * len(structure)) for structure in one.structures)
+    prepare(run_on(tmp_path / "told", "ssgi-states", replace(one, structures=told), terms=False))
 
 
 def test_vectors_of_go_terms_are_taken_by_term() -> None:

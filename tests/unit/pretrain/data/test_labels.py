@@ -16,6 +16,7 @@ from pretrain.sample import Modality
 
 RESIDUE, SEVEN = LabelKind("residue"), LabelKind("multilabel", 7)
 FIRST, SECOND = "P0000", "P0001"  # 10 residues with a structure of them, and 47
+TOLD, FOLDED = "P0003", "P0004"  # a function alone, and structures alone, of 78 residues
 
 
 def table(folder: Path, text: str, kind: LabelKind, dataset: Dataset) -> LabelTable:
@@ -30,7 +31,7 @@ def table(folder: Path, text: str, kind: LabelKind, dataset: Dataset) -> LabelTa
         (SEVEN, "6,0,3", [6.0, 0.0, 3.0]),
         (SEVEN, "", []),
         (LabelKind("scalar"), "-1.5e-2", [-0.015]),
-        (RESIDUE, "01-", [0.0, 1.0, np.nan]),
+        (RESIDUE, "01-0000000", [0.0, 1.0, np.nan] + [0.0] * 7),
     ],
 )
 def test_a_label_is_read(tmp_path: Path, dataset: Dataset, kind: LabelKind, label: str, values: list[float]) -> None:
@@ -43,6 +44,12 @@ def test_a_label_is_read(tmp_path: Path, dataset: Dataset, kind: LabelKind, labe
 
 def test_the_mark_with_which_some_programs_begin_a_file_is_no_part_of_it(tmp_path: Path, dataset: Dataset) -> None:
     assert set(table(tmp_path, f"\ufeff{FIRST}\t1\n", LabelKind("class", 2), dataset).labels) == {FIRST}
+
+
+def test_proteins_that_the_model_does_not_read_are_not_counted(tmp_path: Path, dataset: Dataset) -> None:
+    (tmp_path / "labels.tsv").write_text(f"{FIRST}\t1\n{TOLD}\t0\n")
+    found = read(tmp_path / "labels.tsv", LabelKind("class", 2), dataset, (Modality.SEQUENCE, Modality.STRUCTURE))
+    assert found.labelled["train"] == 1 and found.of["train"] == 80 and set(found.labels) == {FIRST, TOLD}
 
 
 @pytest.mark.parametrize(
@@ -58,9 +65,10 @@ def test_the_mark_with_which_some_programs_begin_a_file_is_no_part_of_it(tmp_pat
         (RESIDUE, f"{FIRST}\t0102", r"'2' is none of 0, 1 and -"),
         (RESIDUE, f"#\n{FIRST} 0101", r"line 2: 'P0000 0101' has no tab"),
         (RESIDUE, f"{FIRST}\t01\n{FIRST}\t01", r"line 2: P0000 has a label already, in line 1"),
+        (RESIDUE, f"{SECOND}\t{'0' * 47}\n{FIRST}\t01", r"line 2: the label of P0000 has 2 residues, the protein 10"),
         (RESIDUE, "", "has no labels"),
         (
-            RESIDUE, f"{FIRST}\t01\nQ1\t1\nQ2\t1",
+            RESIDUE, f"{FIRST}\t{'01' * 5}\nQ1\t1\nQ2\t1",
             r"line 2: Q1 is not in .*; 2 of 3 labels are of proteins that are not there",
         ),
     ],
@@ -81,7 +89,7 @@ def test_residues_are_those_that_are_seen(tmp_path: Path, dataset: Dataset, make
     alone = replace(sample, sequence=None)  # its structure is residues 11 to 46
     row = draw(alone, 0, 0, 0, make_spec(structure_max=4, crop=WHOLE, modalities=both))
     np.testing.assert_array_equal(found.label(alone, row), np.array([1, 0, 1, np.nan], np.float32))
-    short = table(tmp_path, f"{SECOND}\t0101\n", RESIDUE, dataset)
+    short = replace(found, labels={SECOND: np.zeros(4, np.float32)})
     for one in (sample, alone):
         with pytest.raises(ValueError, match=r"labels\.tsv: the label of P0001 has 4 residues, the protein 47"):
             short.label(one, row)
@@ -110,7 +118,8 @@ def test_a_step_brings_them(tmp_path: Path, dataset: Dataset, make_spec, workers
 
 
 def test_a_label_of_the_wrong_length_stops_the_run(tmp_path: Path, dataset: Dataset, make_spec) -> None:
-    found, spec = table(tmp_path, f"{FIRST}\t01\n", RESIDUE, dataset), make_spec()
+    """How far the structures of a protein without a sequence reach is seen where it is read."""
+    found, spec = table(tmp_path, f"{FOLDED}\t01\n", RESIDUE, dataset), make_spec()
     plan = Plan(dataset, "train", PlanConfig(samples=90), 0, spec)
-    with pytest.raises(ValueError, match="the label of P0000 has 2 residues, the protein 10"):
+    with pytest.raises(ValueError, match="the label of P0004 has 2 residues, the protein 78"):
         list(Loader(dataset, plan, spec, 0, 1, 1, labels=found).once())
