@@ -1,4 +1,4 @@
-"""Labels that residues and proteins are held against: each head's loss by hand, and what counts."""
+"""What residues and proteins are held against, hidden residues or labels: each loss by hand, and what counts."""
 
 import math
 from dataclasses import replace
@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 
 from pretrain.batch import Batch, Labels, offsets_of
-from pretrain.objectives.joint import Supervised, SupervisedConfig
+from pretrain.encoders.letters import LETTERS as ORDER
+from pretrain.masking import hide, mates
+from pretrain.objectives.joint import Masked, MaskedConfig, Supervised, SupervisedConfig
+from pretrain.sample import Modality
+from tests.unit.pretrain.encoders.test_graphs import without as lacking
 from tests.unit.pretrain.models.test_bihierarchical import losses_of, model_of, proteins
+from tests.unit.pretrain.models.test_unimodal import by_hand
 
 NAN = math.nan
 # Of proteins with 6, 5, 0 and 4 residues; None: no label.
@@ -99,3 +104,56 @@ def test_it_learns_them(task: str) -> None:
         loss.backward()
         optimizer.step()
     assert found[-1] < 0.3 * found[0]
+
+
+def test_losses_of_hidden_residues_are_those_of_a_slow_twin() -> None:
+    """A chain that lacks a Cα; one of a part of its sequence, with a letter of its own at a residue that is asked for;
+    and a structure alone, whose numbers begin at 3. Bins: 7 of 0 to 10 Å, what is farther in the last; 5 of 0 to 180°.
+    """
+    residues, rows, seed = (12, 9, 5), (12, 6, 5), (3, 0, torch.arange(3))
+    batch = proteins(12, 9, 8, chains=rows)
+    sequence = replace(batch.sequence, letters=batch.sequence.letters[:21], offsets=torch.tensor([0, 12, 21, 21]))
+    place = [*range(12), *range(15, 21), *range(21, 26)]  # the residue that each row of a structure is of
+    assert batch.structure.positions.tolist() == [*range(12), *range(3, 9), *range(3, 8)]
+    asked = hide(torch.tensor(residues), *seed, 0.4)[0].nonzero().flatten().tolist()
+    own = next(row for row in range(12, 18) if place[row] in asked)
+    folded = batch.structure.letters.clone()
+    folded[:18] = sequence.letters[place[:18]]
+    folded[own] = ord("W") if folded[own] != ord("W") else ord("A")
+    batch = replace(batch, sequence=sequence, structure=lacking(replace(batch.structure, letters=folded), [4], 1))
+
+    letter = dict(enumerate(bytes(sequence.letters.tolist()).decode()))
+    for row, code in enumerate(folded.tolist()):
+        letter.setdefault(place[row], chr(code))
+    targets: dict[str, list[int]] = {"residue": [], "distance": [], "angle": []}
+    for residue in asked:
+        targets["residue"].append(ORDER.index(letter[residue]) if letter[residue] in ORDER else 20)
+    points, triples = batch.structure.coordinates[:, 1].double(), []
+    for row, (one, other) in enumerate(mates(torch.tensor(rows), *seed).tolist()):
+        if 4 in (row, one, other):
+            continue
+        a, b = points[one] - points[row], points[other] - points[row]
+        degrees = math.degrees(math.acos(float(a @ b / a.norm() / b.norm())))
+        targets["distance"].append(min(6, int(float(a.norm()) / 10 * 7)))
+        targets["angle"].append(min(4, int(degrees / 36)))
+        triples.append((place[row], place[one], place[other]))
+    assert len(asked) == 11 and 15 < len(triples) < 23 and len(set(targets["distance"])) > 3
+
+    torch.manual_seed(1)
+    masked, values = Masked(MaskedConfig(masked=0.4, distances=7, angles=5, farthest=10.0), 8), torch.randn(26, 8)
+    given = masked.given(batch)
+    assert {m: each.tolist() for m, each in given.places.items()} == {
+        Modality.SEQUENCE: [*range(21)],
+        Modality.STRUCTURE: place,
+    }
+    guesses, told = masked.guesses, dict(enumerate(values))
+    gave: dict[str, list[Tensor]] = {"residue": [guesses.letter(told[i]) for i in asked], "distance": [], "angle": []}
+    for i, j, k in triples:
+        here, one, other = told[i], told[j], told[k]
+        gave["distance"].append(guesses.distance(torch.cat([here * one, (here - one).abs()])))
+        gave["angle"].append(guesses.angle(torch.cat([here, one * other, one + other])))
+    losses = masked.losses(values, given)
+    assert masked.counts(batch) == {name: len(each) for name, each in targets.items()}
+    for name, loss in losses.items():
+        assert loss.sum.item() == pytest.approx(by_hand(torch.stack(gave[name]), targets[name]), rel=1e-5), name
+        assert loss.count == len(targets[name])
