@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pretrain.batch import Batch, Embeddings, Latents, offsets_of
 from pretrain.encoders.bundle import EncodersConfig, to_train
 from pretrain.encoders.esm import HIDDEN
+from pretrain.masking import hide
 from pretrain.models import build
 from pretrain.models.bihierarchical import Bihierarchical, BihierarchicalConfig
 from pretrain.sample import Modality
@@ -118,12 +119,14 @@ def test_the_same_residues_are_hidden_and_shown_alike() -> None:
 @torch.no_grad()
 def test_a_branch_is_dropped_and_asked_for_all_the_same() -> None:
     batch = proteins(30, 28, 26, 24, chains=(30, 20, 0, 24))
-    model = model_of(objective={"kind": "masked", "dropout": {"sequence": 1.0}})
+    model = model_of(objective={"kind": "masked", "masked": 0.4, "dropout": {"sequence": 1.0}})
     given = model._objective().given(batch)
     assert given.sequence.offsets.diff().tolist() == [0, 0, 26, 0]  # the last one that is there is not dropped
     assert given.structure.offsets.diff().tolist() == [30, 20, 0, 24]
     chained = torch.cat([torch.arange(n) >= n - m for n, m in ((30, 30), (28, 20), (26, 26), (24, 24))])
-    assert not (given.asked & ~chained).any()  # a residue that neither branch shows is not asked for
+    asked, _ = hide(torch.tensor([30, 28, 26, 24]), 3, 0, torch.arange(4), 0.4)
+    assert (asked & ~chained).any()
+    assert torch.equal(given.asked, asked & chained)  # a residue that neither branch shows is not asked for
     blind = model_of(objective={"kind": "masked", "dropout": {"structure": 1.0}})
     question = blind._objective().given(batch)
     assert not len(question.structure.letters) and len(question.triples) > 5
