@@ -1,9 +1,10 @@
-"""Residues taken from where they are: what is left of them, against a slow twin."""
+"""Residues taken from where they are: what is left of them, against a slow twin; and what letters they show."""
 
 from dataclasses import replace
 
 import torch
 
+from pretrain.encoders.letters import LETTERS
 from pretrain.objectives.masked import changed, without
 from tests.unit.pretrain.encoders.test_graphs import batch
 from tests.unit.pretrain.encoders.test_graphs import without as lacking
@@ -44,3 +45,16 @@ def test_where_nothing_is_trained_all_that_is_asked_for_is_hidden() -> None:
     assert torch.equal(changed(letters, asked, draw, 0, training=False) == 0, asked)
     shown = changed(letters, asked, draw, 0, training=True)
     assert (shown[asked] != 0).any() and torch.equal(shown[~asked], letters[~asked])
+
+
+def test_a_tenth_of_those_asked_for_show_another_letter_each_as_often() -> None:
+    """And a tenth their own: X, which is never the other."""
+    count, own = 100_000, ord("X")
+    letters, asked = torch.full((count,), own, dtype=torch.uint8), torch.ones(count, dtype=torch.bool)
+    draw = torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    found = changed(letters, asked, draw, 0, training=True).bincount(minlength=128)
+    others = found[list(LETTERS.encode())]
+    for number, share in ((found[0], 0.8), (others.sum(), 0.1), (found[own], 0.1)):
+        assert abs(int(number) / count - share) < 0.01
+    assert int(found.sum()) == int(found[0] + found[own] + others.sum())
+    assert int(others.min()) > 400 and int(others.max()) < 600  # 500 of each; four and a half standard deviations
