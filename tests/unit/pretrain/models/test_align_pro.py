@@ -96,6 +96,15 @@ def test_losses_and_gradients_are_those_of_a_slow_twin(step: int) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_weights_of_the_losses_are_those_of_the_configuration() -> None:
+    model, encoders = made(alpha=2.0, beta=3.0, gamma=4.0, intra=5.0)
+    losses: Any = model(*given(model, encoders))
+    assert {name: loss.weight for name, loss in losses.items()} == {
+        "contrastive/sequence-structure": 2.0, "contrastive/sequence-function": 3.0,
+        "contrastive/structure-function": 4.0, "intra/sequence": 5.0, "intra/structure": 5.0, "intra/function": 5.0,
+    }  # fmt: skip
+
+
 def test_same_texts_are_positives_also_by_a_chain() -> None:
     """In some steps the second protein shows both what the first and what the sixth shows."""
     model, encoders = made()

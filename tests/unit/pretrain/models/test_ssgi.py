@@ -204,6 +204,17 @@ def test_levels_are_compared_as_a_slow_twin_does() -> None:
     assert several == {"terms", "text"}
 
 
+def test_weights_of_the_losses_are_those_of_the_configuration() -> None:
+    model, encoders = made(weights={"residue": 2.0, "structure": 3.0, "alignment": 4.0, "fusion": 5.0})
+    batch = batch_of(mixed(), encoders)
+    losses = model(encoders(batch), batch)
+    assert {name: loss.weight for name, loss in losses.items()} == {
+        "residue": 2.0, "structure": 3.0,
+        **{f"contrastive/residues-{level}": 4.0 for level in ("terms", "text", "image")},
+        **{f"contrastive/fused-{level}": 5.0 for level in ("residues", "terms", "text", "image")},
+    }  # fmt: skip
+
+
 def test_a_step_in_parts_is_the_step() -> None:
     """Losses and gradients, whatever the micro-batches: what is hidden, held out and said alike is the step's."""
     model, encoders = made()
