@@ -18,6 +18,7 @@ from pretrain.models.ssgi import FUSED, HELD, Ssgi, SsgiConfig
 from pretrain.objectives.contrastive import collect
 from pretrain.sample import Function, Modality, Sample, Term, Text
 from tests.models import ABOVE, MODELS, TERMS, batch_of, build, encoders_config, sample, subsets
+from tests.unit.datasets import protein
 
 SEQUENCE, STRUCTURE, FUNCTION, IMAGE = Modality
 KINDS = [name for name in MODELS if name.startswith("ssgi")]
@@ -82,6 +83,32 @@ def test_a_hidden_residue_is_told_by_neither_sequence_nor_structure(name: str) -
         after, again = read(model, encoders(changed), changed), model(encoders(changed), changed)
         assert torch.equal(before, after) == (row == hidden)
         assert again["residue"].sum != losses["residue"].sum and again["structure"].sum != losses["structure"].sum
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_tokens_meet_in_the_row_of_their_residue_protein_by_protein(name: str) -> None:
+    """By their positions, also where proteins before lack one of both, or have it dropped, and where a window cuts."""
+    model, encoders = made(name, dropout={"sequence": 0.3, "structure": 0.4})
+    both = [protein(f"L{i}", SEQUENCE, STRUCTURE, length=38, covered=(4, 28 + i)) for i in range(8)]
+    batch = batch_of([*mixed(), *both], encoders, step=2)
+    features, shown = encoders(batch), view(batch, model.config.masked, model.config.dropout)
+    tokens = model._encoded(batch, features, shown.sequence, shown.structure)
+    lengths, kinds = lengths_of(shown.residues.offsets).tolist(), set()
+    for number, rows in enumerate(read(model, features, batch).split(lengths)):
+        known: dict[int, Tensor] = {}
+        for m in (SEQUENCE, STRUCTURE):
+            each = tokens[m].select(tokens[m].owners == number)
+            project: Any = model.trunk.projections[m.value]
+            for position, row in zip(each.positions.tolist(), project(each.values, each.positions), strict=True):
+                known[position] = known[position] + row if position in known else row
+        if number >= len(mixed()):
+            kinds.add((bool(tokens[SEQUENCE].lengths[number]), bool(tokens[STRUCTURE].lengths[number])))
+        if known:
+            every = torch.stack([known[position] for position in sorted(known)])
+            want = model.trunk.blocks(every, torch.tensor([0, len(every)]))
+            torch.testing.assert_close(rows, want, atol=1e-5, rtol=1e-5)
+        assert len(rows) == len(known)
+    assert kinds == {(True, True), (True, False), (False, True)}
 
 
 def test_frozen_features_of_a_structure_are_told_and_never_read() -> None:
