@@ -1,9 +1,12 @@
 """The contrastive variant: one step is one loss, however it is cut into micro-batches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from pretrain.batch import Texts, offsets_of
 from pretrain.masking import MaskingConfig, draw_masks
 from pretrain.models import AmmaConfig
 from pretrain.models.amma import Amma, DecoderConfig
@@ -79,6 +82,25 @@ def test_pairs_count_proteins_that_show_both(model: Amma, proteins):
         a, b = (masks.kept[Modality(m)] > 0 for m in name.removeprefix("contrastive/").split("-"))
         assert loss.count == int((a & b).sum())
         assert (loss.sum.item() == 0) == (loss.count < 2)
+
+
+def test_losses_are_those_of_a_slow_twin(model: Amma, proteins):
+    """At the model's temperature; where function takes part, proteins with a text in common are positives."""
+    features, batch = proteins(STEP)
+    said = [[1, 2], [3], [1, 2], [4], [5], [3]]
+    ids = torch.tensor([i for text in said for i in text])
+    batch = replace(batch, function=Texts(ids, offsets_of(torch.tensor([len(text) for text in said]))))
+    losses, rows = model(features, batch), model(features, batch, task="negatives")
+    several = set()
+    for a, b in model.pairs:
+        both = (rows.present[a] & rows.present[b]).nonzero().squeeze(1).tolist()
+        texts = [said[i] if FUNCTION in (a, b) else [i] for i in both]
+        targets = torch.tensor([[(one == other) / texts.count(one) for other in texts] for one in texts])
+        scores = rows.embeddings[a][both] @ rows.embeddings[b][both].T / CONFIG.temperature
+        slow = -(targets * (scores.log_softmax(1) + scores.T.log_softmax(1))).sum() / 2
+        torch.testing.assert_close(losses[f"contrastive/{a}-{b}"].sum, slow, rtol=1e-4, atol=1e-4)
+        several |= {(a, b)} if any(texts.count(text) > 1 for text in texts) else set()
+    assert several == {(SEQUENCE, FUNCTION), (STRUCTURE, FUNCTION), (FUNCTION, IMAGE)}
 
 
 def test_compared_rows_are_heads_of_means_of_each_modality_alone(model: Amma, proteins, widths):
