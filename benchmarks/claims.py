@@ -21,9 +21,9 @@ SEEDS = (0, 1, 2)
 COLUMNS = ["claim", "metric", "paper's", "ours", "difference", "direction", "seeds"]
 ABOUT = """Means over seeds, ± half of a 95 % interval; `{}` has the runs.
 
-direction: whether the first is above the second, as claimed; what no paper claims (–) is claimed by this table alone.
-within noise: the difference is less than its interval, or neither of the two is clearly above what knows nothing of
-proteins: the frequencies of labels (naive), a random order (chance, among N proteins)."""
+- direction: whether the first is above the second, as claimed; what no paper claims (–) is claimed by this table alone.
+- within noise: the difference is less than its interval, or neither of the two is clearly above what knows nothing of
+  proteins: the frequencies of labels (naive), a random order (chance, among N proteins)."""
 T95 = {2: 4.303, 1: 12.706}  # Student's t, by degrees of freedom: half of a 95 % interval over the standard error
 
 
