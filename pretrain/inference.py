@@ -228,7 +228,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads((folder / CONFIG).read_text())
-        if "steps" in config and "format" not in config:
+        if isinstance(config, dict) and "steps" in config and "format" not in config:
             raise ValueError(
                 f"{folder} is a run, not an exported model; `fourfold export {folder} OUT` makes one of it"
             )

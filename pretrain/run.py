@@ -123,9 +123,9 @@ def check_identity(found: Checkpoint, identity: dict[str, Any]) -> None:
 
 
 def _shown(value: Any) -> str:
-    """Contents of files by their hashes' first figures."""
+    """Hashes by their first figures."""
     hashed = isinstance(value, str) and len(value) == 64 and not value.strip("0123456789abcdef")
-    return f"a file of sha256 {value[:12]}…" if hashed else repr(value)
+    return f"sha256 {value[:12]}…" if hashed else repr(value)
 
 
 def _changes(was: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -25,9 +25,10 @@ from pretrain.encoders.bundle import LEARNED, Encoders, to_train
 from pretrain.encoders.ontology import TermEmbedding
 from pretrain.engine import Engine
 from pretrain.run import RunConfig, check_identity, identity_of
-from pretrain.sample import Modality
+from pretrain.sample import CorruptSample, Modality
 
 EXPORTED, PREFIX = "model.safetensors", "model."  # what an exported model's folder has, and its parameters' names
+LOOKED_AT = 32  # proteins of a group, at most, that tell of it
 LABELS = "objective.head."  # parameters that tell labels
 SEQUENCE, STRUCTURE, *_ = Modality
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
     if len(useless := idle(run, training.plan)) == len(training.plan.groups):
         raise ValueError(
             f"{dataset.place}: this model learns nothing from proteins that have no more than {', '.join(useless)}, "
-            "which is all that train has; give it proteins with more of what it reads "
+            "which is all that the plan takes of train; give it proteins with more of what it reads "
             f"({', '.join(run.model.modalities)})"
         )
     try:
@@ -99,13 +100,21 @@ def idle(run: RunConfig, plan: Plan) -> list[str]:
 
 
 def _check_states(dataset: Dataset) -> None:
-    """The index does not tell of 3Di states. So the first protein of each group that has structures stands for all."""
-    groups = {name: group for name, group in dataset.groups("train").items() if STRUCTURE in group.modalities}
-    first = [dataset.read("train", name, 0) for name in groups]
-    if first and not any(structure.states for sample in first for structure in sample.structures):
+    """The index does not tell of 3Di states. So a few proteins of each group that has structures stand for all."""
+    seen = 0
+    for name, group in dataset.groups("train").items():
+        for i in range(0, len(group), -(-len(group) // LOOKED_AT)) if STRUCTURE in group.modalities else ():
+            try:
+                sample = dataset.read("train", name, i)
+            except CorruptSample:  # training names it and goes on
+                continue
+            if any(structure.states for structure in sample.structures):
+                return
+            seen += 1
+    if seen:
         raise ValueError(
-            f"{dataset.place}: its structures have no 3Di states, which model.structure = states asks for; prepare the "
-            "data set with states = true for its structures"
+            f"{dataset.place}: none of {seen} proteins that were looked at has 3Di states, which "
+            "model.structure = states asks for; prepare the data set with states = true for its structures"
         )
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pretrain.data.dataset import Dataset
 from pretrain.data.draw import Row
-from pretrain.data.index import LONGEST, ShardIndex
+from pretrain.data.index import ShardIndex
 from pretrain.sample import Facet, Modality, Sample
 
 Task = Literal["class", "multilabel", "scalar", "residue"]
@@ -56,7 +56,7 @@ class LabelTable:
     @property
     def note(self) -> str:
         counts = (f"{self.labelled[split]:,} of {count:,} in {split}" for split, count in self.of.items())
-        return f"proteins with a label: {', '.join(counts)}; the others are read and count nothing"
+        return f"proteins with a label: {', '.join(counts) or 'none'}; the others are read and count nothing"
 
     def label(self, sample: Sample, row: Row) -> NDArray[np.float32] | None:
         """The sample's; of residues those that `row` shows, one for each. Raises ValueError for too few or too many."""
@@ -124,7 +124,7 @@ def read(
 def _check_lengths(path: Path, index: ShardIndex, labels: Mapping[str, Any], places: Mapping[str, int]) -> None:
     """Of proteins with a sequence. How far the structures of others reach is known where they are read: `label`."""
     for key, facets, residues in zip(index.keys, index.facets.tolist(), index.residues.tolist(), strict=True):
-        if key in labels and facets & Facet.SEQUENCE and min(len(labels[key]), LONGEST) != residues:
+        if key in labels and facets & Facet.SEQUENCE and len(labels[key]) != residues:
             raise ValueError(_wrong_length(f"{path}, line {places[key]}", key, len(labels[key]), residues))
 
 

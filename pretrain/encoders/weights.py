@@ -40,7 +40,7 @@ def locate(weights: str, what: str) -> Path:
         path = Path(spec.submodule_search_locations[0]) / inside
     if not path.exists():
         raise ValueError(f"{what}: looked for weights at {path}, and there is nothing; {_WAYS}")
-    if (path / "log.jsonl").is_file():
+    if (path / "log.jsonl").is_file() and not any(path.glob("*.safetensors")):
         raise ValueError(
             f"{what}: {path} is a run, not an exported model; name OUT, which `fourfold export {path} OUT` makes of it"
         )

@@ -139,9 +139,7 @@ class SsgiConfig(Config):
         if self.dropout.function or self.dropout.image:
             raise ValueError("dropout is of sequence and structure; held_out is the one of function and image")
         if self.structure == "states":
-            refuse_idle(self, "where structure = states", "normalize_targets", "geometry")
-        if STRUCTURE not in self.modalities:
-            refuse_idle(self, "without structure", "structure")
+            refuse_idle(self, "where structure = states", "normalize_targets")
         said = [(name, getattr(self.geometry, name)) for name in ("weights", "seed", "max_length")]
         if wrong := [f"{name} = {one!r}" for name, one in said if one not in (RANDOM, 0, None)]:
             raise ValueError(f"geometry.{wrong[0]}: it is trained here, begins by the run's seed; leave it out")

@@ -39,7 +39,7 @@ def test_a_resume_names_what_changed_and_nothing_else() -> None:
     with pytest.raises(ValueError, match=r"another limits, model: .*crop was 64, is 32; .*depth was 2, is 3") as error:
         check_identity(found, now)
     assert "width" not in str(error.value) and "seed" not in str(error.value)
-    with pytest.raises(ValueError, match=r"labels was a file of sha256 abababababab…, is None"):
+    with pytest.raises(ValueError, match=r"labels was sha256 abababababab…, is None"):
         check_identity(replace(found, state={"identity": stored | {"labels": "ab" * 32}}), stored | {"labels": None})
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from pretrain import checkpoint, models
 from pretrain.checkpoint import CheckpointConfig
-from pretrain.config import dump, validate
+from pretrain.config import dump, load, validate
 from pretrain.data.ontology import Vocabulary
 from pretrain.encoders.bundle import to_train
 from pretrain.encoders.ontology import TermEmbedding
@@ -157,10 +157,16 @@ def test_a_run_that_would_learn_nothing_does_not_begin(tmp_path: Path) -> None:
 def test_states_that_are_to_be_told_must_be_there(tmp_path: Path) -> None:
     one = sample(0, *Modality)
     assert all(structure.states is None for structure in one.structures)
-    with pytest.raises(ValueError, match=r"no 3Di states, which model\.structure = states asks for; prepare"):
+    with pytest.raises(ValueError, match=r"none of 1 proteins .* has 3Di states, which model\.structure = states asks"):
         prepare(run_on(tmp_path, "ssgi-states", one, terms=False))
     told = tuple(replace(structure, states="d" * len(structure)) for structure in one.structures)
-    prepare(run_on(tmp_path / "told", "ssgi-states", replace(one, structures=told), terms=False))
+    several = [*(sample(i, *Modality) for i in range(3)), replace(sample(3, *Modality), structures=told)]
+    prepare(run_on(tmp_path / "told", "ssgi-states", *several, terms=False))  # those of one source have them
+
+
+def test_a_shipped_run_may_be_told_to_tell_states() -> None:
+    """Where its file has an encoder of geometry, which nothing then reads."""
+    assert load(RunConfig, "ssgi/tiny.toml", ["model.structure=states"]).model.trains == ("sequence", "structure")
 
 
 def test_vectors_of_go_terms_are_taken_by_term() -> None:
