@@ -96,7 +96,7 @@ def prepare(run: RunConfig, found: checkpoint.Checkpoint | None = None, hosts: i
 
 def idle(run: RunConfig, plan: Plan) -> list[str]:
     """The groups of a plan that take places in steps and teach the model nothing."""
-    return [name for name, group in plan.groups.items() if not models.teaches(run.model, group.modalities)]
+    return [name for name, has in plan.given.items() if not models.teaches(run.model, has)]
 
 
 def _check_states(dataset: Dataset) -> None:

@@ -146,14 +146,16 @@ def _cut(entries: Iterable[Entry], world: int, accumulate: int) -> list[list[tup
 class Plan:
     """The steps of one split for one model. Pure: the same arguments and position give the same step anywhere.
 
-    sizes: group → usable samples. left_out: group → samples with none of the model's modalities, or of weight 0.
-    truncated: samples whose sequence is longer than the encoder's maximum (their far end is not seen). estimated:
-    whether that is an estimate, as of a large group on a store, whose indices are not all read ahead.
+    sizes: group → usable samples. given: group → the modalities that some of its samples have tokens of. left_out:
+    group → samples with none of the model's modalities, or of weight 0. truncated: samples whose sequence is longer
+    than the encoder's maximum (their far end is not seen). estimated: whether that is an estimate, as of a large group
+    on a store, whose indices are not all read ahead.
     """
 
     def __init__(self, dataset: Dataset, split: str, config: PlanConfig, seed: int, spec: InputSpec) -> None:
         self.dataset, self.split, self.config, self.seed, self.spec = dataset, split, config, seed, spec
-        self._wanted = sum(NEEDS[modality] for modality in spec.modalities) | (Facet.TERMS if spec.terms else 0)
+        needs = NEEDS | ({Modality.FUNCTION: Facet.TEXT | Facet.TERMS} if spec.terms else {})
+        self._wanted = sum(needs[modality] for modality in spec.modalities)
         groups = dataset.groups(split)
         usable = {name: group.with_any(self._wanted) for name, group in groups.items()}
         sizes = {name: int(counts.sum()) for name, counts in usable.items()}
@@ -165,6 +167,9 @@ class Plan:
             raise ValueError(f"{dataset.place}: no sample of split {split!r} has any of {wants}, or all weights are 0")
         self.weights = {name: weights[name] for name in self.sizes}
         self.groups = {name: groups[name] for name in self.sizes}
+        self.given = {
+            name: [m for m in group.modalities if group.with_any(needs[m]).any()] for name, group in self.groups.items()
+        }
         sequences = [
             group for group in self.groups.values() if Modality.SEQUENCE in {*group.modalities} & {*spec.modalities}
         ]

@@ -78,7 +78,7 @@ def test_an_estimate_is_told_as_one(
 ) -> None:
     spec = SimpleNamespace(sequence_max=1022)
     plan: Any = SimpleNamespace(
-        sizes={"a": 9}, groups={}, left_out={}, truncated=truncated, estimated=estimated, spec=spec
+        sizes={"a": 9}, given={}, left_out={}, truncated=truncated, estimated=estimated, spec=spec
     )
     with Journal(tmp_path) as journal:
         Chronicle(RUN, plan, journal).begin(PARTS, None)
@@ -90,7 +90,7 @@ def test_an_estimate_is_told_as_one(
 
 def test_proteins_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     left = {"image": 1500, "sequence": 0, "function": 7}
-    plan: Any = SimpleNamespace(sizes={"sequence": 9}, groups={}, left_out=left, truncated=0, estimated=False)
+    plan: Any = SimpleNamespace(sizes={"sequence": 9}, given={}, left_out=left, truncated=0, estimated=False)
     with Journal(tmp_path) as journal:
         Chronicle(RUN, plan, journal).begin(PARTS, None)
     assert (
@@ -102,8 +102,7 @@ def test_proteins_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.Capt
 def test_proteins_that_teach_nothing_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     groups = {"sequence": (Modality.SEQUENCE,), "sequence_function": (Modality.SEQUENCE, Modality.FUNCTION)}
     plan: Any = SimpleNamespace(
-        sizes={"sequence": 1234, "sequence_function": 9}, left_out={}, truncated=0, estimated=False,
-        groups={name: SimpleNamespace(modalities=has) for name, has in groups.items()},
+        sizes={"sequence": 1234, "sequence_function": 9}, left_out={}, truncated=0, estimated=False, given=groups
     )  # fmt: skip
     contrastive: Any = SimpleNamespace(**(vars(RUN) | {"model": AmmaConfig(variant="contrastive")}))
     for run, idle in ((RUN, []), (contrastive, ["sequence"])):

@@ -22,7 +22,7 @@ from pretrain.run import RunConfig
 from pretrain.sample import Modality, Sample
 from pretrain.setup import idle, prepare, take, trained_weights
 from tests.models import MODELS, TERMS, build, config_of, encoders_config, sample
-from tests.unit.datasets import write
+from tests.unit.datasets import protein, write
 from tests.unit.pretrain.conftest import Trained
 
 
@@ -152,6 +152,9 @@ def test_a_run_that_would_learn_nothing_does_not_begin(tmp_path: Path) -> None:
     both = sample(5, Modality.SEQUENCE, Modality.STRUCTURE)
     parts = prepare(run_on(tmp_path / "more", "align-pro", *alone, both, intra=0.0))
     assert idle(run, parts.loader.plan) == ["sequence"]
+    named = [protein(f"T{i}", Modality.SEQUENCE, Modality.FUNCTION, texts=0) for i in range(3)]  # GO terms alone
+    with pytest.raises(ValueError, match="no more than sequence_function, which is all"):
+        prepare(run_on(tmp_path / "named", "align-pro", *named, intra=0.0))
 
 
 def test_states_that_are_to_be_told_must_be_there(tmp_path: Path) -> None:
