@@ -173,18 +173,8 @@ def _tables(annotation: Any) -> list[type[pydantic.BaseModel]]:
 
 def _keys(kind: type[pydantic.BaseModel]) -> set[str]:
     """Every key of a configuration type and of those nested in it (for close matches; the place is printed beside)."""
-    found: set[str] = set()
-    seen: set[type] = set()
-
-    def visit(annotation: Any) -> None:
-        model = isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
-        if model and annotation not in seen:
-            seen.add(annotation)
-            for name, field in annotation.model_fields.items():
-                found.add(name)
-                visit(field.annotation)
-        for argument in getattr(annotation, "__args__", ()):
-            visit(argument)
-
-    visit(kind)
-    return found
+    tables = [kind]
+    for table in tables:  # which grows meanwhile
+        inside = [found for field in table.model_fields.values() for found in _tables(field.annotation)]
+        tables += [each for each in dict.fromkeys(inside) if each not in tables]
+    return {name for table in tables for name in table.model_fields}

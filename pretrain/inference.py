@@ -10,10 +10,11 @@ residues among them; the first word pieces of a text. Proteins that lose residue
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from pretrain.data.collate import collate
 from pretrain.data.draw import WHOLE, InputSpec, sees
 from pretrain.embeddings import Embeddings, Hit, Residues, check_format, named
 from pretrain.encoders.bundle import Encoders, EncodersConfig
+from pretrain.encoders.weights import refuse_run
 from pretrain.models.amma import Amma
 from pretrain.models.bihierarchical import Bihierarchical
 from pretrain.objectives.joint import Supervised
@@ -42,6 +44,7 @@ TRAINING_ONLY = (
     "temperatures",
 )  # what a model is trained with; an exported one does without, but for a head that tells labels
 BATCH = 8192  # residues, word pieces and patches of one batch, by default
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -85,16 +88,20 @@ class Exported:
         Raises ValueError for no proteins at all and, naming them, for repeated keys, for proteins with none of the
         model's modalities, and for embeddings that are not finite.
         """
+        rows, truncated = self._each(partial(self._forward, per_residue=per_residue), samples, batch)
+        return _join([sample.key for sample in samples], rows, self, truncated, per_residue)
+
+    def _each(
+        self, tell: Callable[[list[Sample], InputSpec], Iterable[T]], samples: Sequence[Sample], batch: int
+    ) -> tuple[list[T], tuple[str, ...]]:
+        """What `tell` makes of each protein, a batch of them at a time, in their order; and who loses residues."""
         spec = replace(self.spec(), crop=WHOLE)
         plain = [intake.first(sample, spec) for sample in samples]
         truncated = intake.check(plain, spec)
-        parts: dict[int, _Row] = {}
+        parts: dict[int, T] = {}
         for chosen in intake.batches(plain, batch):
-            rows = self._forward([plain[i] for i in chosen], spec, per_residue)
-            parts |= dict(zip(chosen, rows, strict=True))
-        return _join(
-            [sample.key for sample in samples], [parts[i] for i in range(len(plain))], self, truncated, per_residue
-        )
+            parts |= zip(chosen, tell([plain[i] for i in chosen], spec), strict=True)
+        return [parts[i] for i in range(len(plain))], truncated
 
     @torch.inference_mode()
     def _forward(self, samples: list[Sample], spec: InputSpec, per_residue: bool) -> list["_Row"]:
@@ -117,7 +124,6 @@ class Exported:
             for i, part in enumerate(residues)
         ]
 
-    @torch.inference_mode()
     def predict(self, samples: Sequence[Sample], batch: int = BATCH) -> Predictions:
         """The labels of proteins, as a supervised model (`model.objective.kind`) has learnt to tell them.
 
@@ -129,21 +135,17 @@ class Exported:
                 f"this model ({self.model.config.kind}) tells no labels; one that does is of kind bihierarchical, with "
                 "model.objective.kind = supervised and data.labels; where this one is, export it again"
             )
-        spec = replace(self.spec(), crop=WHOLE)
-        plain = [intake.first(sample, spec) for sample in samples]
-        truncated = intake.check(plain, spec)
-        parts: dict[int, Told] = {}
-        for chosen in intake.batches(plain, batch):
-            given = collate([plain[i] for i in chosen], range(len(chosen)), 0, 0, spec).to(self.device)
-            latents: Any = self.model(self.encoders(given), given, task="latents")
-            if head.config.task == "residue":
-                rows = ((torch.from_numpy(values).to(self.device), at) for values, at in _residues(latents.tokens))
-                told = [(head.told(values).cpu().numpy(), at) for values, at in rows]
-            else:
-                told = [(values, None) for values in head.told(latents.global_token).cpu().numpy()]
-            parts |= dict(zip(chosen, told, strict=True))
-        keys = tuple(sample.key for sample in samples)
-        return Predictions.of_parts(keys, head.config.task, truncated, [parts[i] for i in range(len(plain))])
+        told, truncated = self._each(partial(self._tell, head), samples, batch)
+        return Predictions.of_parts(tuple(sample.key for sample in samples), head.config.task, truncated, told)
+
+    @torch.inference_mode()
+    def _tell(self, head: Supervised, samples: list[Sample], spec: InputSpec) -> list[Told]:
+        batch = collate(samples, range(len(samples)), 0, 0, spec).to(self.device)
+        latents: Any = self.model(self.encoders(batch), batch, task="latents")
+        if head.config.task != "residue":
+            return [(values, None) for values in head.told(latents.global_token).cpu().numpy()]
+        rows = ((torch.from_numpy(values).to(self.device), at) for values, at in _residues(latents.tokens))
+        return [(head.told(values).cpu().numpy(), at) for values, at in rows]
 
     def search(
         self, query: Sample | str, embeddings: Embeddings, k: int = 10, by: Sequence[Modality] | None = None
@@ -222,16 +224,13 @@ def load(folder: str | Path, device: str = "cpu") -> Exported:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's `config.json`, checked as far as a format goes."""
+    refuse_run(folder)
     if not (folder / CONFIG).is_file():
         raise ValueError(
             f"{folder} is no exported model: there is no {CONFIG} in it; `fourfold export RUN OUT` writes one"
         )
     try:
         config = json.loads((folder / CONFIG).read_text())
-        if isinstance(config, dict) and "steps" in config and "format" not in config:
-            raise ValueError(
-                f"{folder} is a run, not an exported model; `fourfold export {folder} OUT` makes one of it"
-            )
         check_format(config["format"], folder / CONFIG)
         _ = config["weights"]["sha256"], config["model"]["kind"], config["encoders"]  # what `load` will ask for
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:

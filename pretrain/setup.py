@@ -103,7 +103,7 @@ def _check_states(dataset: Dataset) -> None:
     """The index does not tell of 3Di states. So a few proteins of each group that has structures stand for all."""
     seen = 0
     for name, group in dataset.groups("train").items():
-        for i in range(0, len(group), -(-len(group) // LOOKED_AT)) if STRUCTURE in group.modalities else ():
+        for i in range(0, len(group), len(group) // LOOKED_AT + 1) if STRUCTURE in group.modalities else ():
             try:
                 sample = dataset.read("train", name, i)
             except CorruptSample:  # training names it and goes on

@@ -40,11 +40,16 @@ def locate(weights: str, what: str) -> Path:
         path = Path(spec.submodule_search_locations[0]) / inside
     if not path.exists():
         raise ValueError(f"{what}: looked for weights at {path}, and there is nothing; {_WAYS}")
-    if (path / "log.jsonl").is_file() and not any(path.glob("*.safetensors")):
-        raise ValueError(
-            f"{what}: {path} is a run, not an exported model; name OUT, which `fourfold export {path} OUT` makes of it"
-        )
+    refuse_run(path, f"{what}: ")
     return path
+
+
+def refuse_run(folder: Path, what: str = "") -> None:
+    """Raises ValueError for the folder of a training run: it has a log, and no weights of its own."""
+    if (folder / "log.jsonl").is_file() and not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"{what}{folder} is a run; name OUT, the model that `fourfold export {folder} OUT` makes of it"
+        )
 
 
 _WAYS = 'give a path, `package:NAME/FOLDER`, `hub:ORG/NAME`, or `weights = "random"` with a `seed`'

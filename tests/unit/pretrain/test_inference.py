@@ -192,7 +192,10 @@ def damage(folder, change):
         (lambda f: (f / "config.json").unlink(), "is no exported model"),
         (lambda f: (f / "config.json").write_text("{"), "is damaged"),
         (lambda f: (f / "config.json").write_text("[]"), "is damaged"),
-        (lambda f: (f / "config.json").write_text('{"steps": 3}'), "is a run, not an exported model; `fourfold export"),
+        (
+            lambda f: ((f / "model.safetensors").unlink(), (f / "log.jsonl").touch()),
+            "is a run; name OUT, the model that",
+        ),
         (lambda f: damage(f, lambda c: c.pop("weights")), "is damaged"),
         (lambda f: damage(f, lambda c: c.update(format=2)), "format 2; .*update it"),
         (lambda f: damage(f, lambda c: c["model"].update(depht=3)), "did you mean 'depth'"),
